@@ -1,0 +1,1 @@
+//! Consensus glue: openraft over `tripod-storage`. The only crate that names openraft.

@@ -1,0 +1,4 @@
+//! The client port: gRPC and HTTP+JSON translated to and from the in-process client.
+
+pub mod proto;
+pub mod service;

@@ -1,0 +1,19 @@
+//! Messages and clients generated from `src/api/proto/*.proto` at build time.
+#![expect(missing_docs, reason = "generated; the .proto files carry the comments")]
+#![allow(clippy::all, unreachable_pub, reason = "generated")]
+
+/// Keys, values, events.
+pub mod mvccpb {
+    tonic::include_proto!("mvccpb");
+}
+/// Users, roles, permissions.
+pub mod authpb {
+    tonic::include_proto!("authpb");
+}
+/// The v3 services.
+pub mod etcdserverpb {
+    tonic::include_proto!("etcdserverpb");
+}
+
+/// The encoded `FileDescriptorSet` of all of the above, for the JSON gateway's tables.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,111 @@
+//! The seam between transports and services.
+//!
+//! A transport (HTTP/2 gRPC, the JSON gateway) knows a method by its gRPC path and bodies as
+//! protobuf bytes; a service turns those bytes into an answer. So each service is written once
+//! and every transport has it.
+//!
+//! Everything here is thread-local (`!Send` futures): a connection lives and dies on one
+//! front-end thread.
+
+use std::{net::SocketAddr, rc::Rc};
+
+use bytes::Bytes;
+use futures::future::LocalBoxFuture;
+use tokio::sync::mpsc;
+
+/// gRPC status codes in use. Numbers are the wire's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "gRPC's own names")]
+pub enum Code {
+    Ok = 0,
+    Cancelled = 1,
+    Unknown = 2,
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    NotFound = 5,
+    AlreadyExists = 6,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    FailedPrecondition = 9,
+    Aborted = 10,
+    OutOfRange = 11,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+    DataLoss = 15,
+    Unauthenticated = 16,
+}
+
+/// The end of a call that did not go well: a gRPC code and etcd's text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Status {
+    /// gRPC code.
+    pub code: Code,
+    /// Text, as etcd prints it.
+    pub message: String,
+}
+
+impl Status {
+    /// A status from its parts.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// What a transport knows about the caller. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct CallContext {
+    /// Value of the `token` or `authorization` metadata.
+    pub token: Option<String>,
+    /// `hasleader` metadata was `true`: fail at once without a leader.
+    pub require_leader: bool,
+    /// Deadline of the call relative to its arrival (`grpc-timeout`), if any.
+    pub timeout: Option<std::time::Duration>,
+    /// Peer address.
+    pub remote: Option<SocketAddr>,
+    /// Common name of a verified client certificate.
+    pub certificate_cn: Option<Rc<str>>,
+    /// The call came through the JSON gateway.
+    pub from_gateway: bool,
+}
+
+/// Messages a client has not yet had read from one streaming call; then flow control stops it.
+pub const STREAM_REQUESTS_MAX: usize = 16;
+/// Messages a service may have waiting to be sent on one streaming call; then `send` waits.
+pub const STREAM_RESPONSES_MAX: usize = 16;
+
+/// How a method's messages flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MethodKind {
+    /// One request, one response.
+    Unary,
+    /// Either side may be a stream: Watch, LeaseKeepAlive, Snapshot.
+    Streaming,
+}
+
+/// All services of a member behind one door. One instance per front-end thread.
+pub trait Services: 'static {
+    /// The kind of `path` (for example `/etcdserverpb.KV/Put`); `None` for an unknown method.
+    fn method(&self, path: &str) -> Option<MethodKind>;
+
+    /// Answers a unary call. The transport drops the future when the client goes away or the
+    /// deadline passes; services must be safe to drop at any await.
+    fn unary(
+        &self,
+        path: &str,
+        request: Bytes,
+        context: CallContext,
+    ) -> LocalBoxFuture<'static, Result<Bytes, Status>>;
+
+    /// Runs a streaming call until it ends. `requests` closes when the client half-closes;
+    /// `responses` is bounded and closes when the client is gone. The returned status ends
+    /// the stream (`Ok(())` is gRPC OK).
+    fn streaming(
+        &self,
+        path: &str,
+        requests: mpsc::Receiver<Bytes>,
+        responses: mpsc::Sender<Bytes>,
+        context: CallContext,
+    ) -> LocalBoxFuture<'static, Result<(), Status>>;
+}

@@ -1,0 +1,3 @@
+//! Tripod: an embedded, etcd-compatible key-value store on Raft.
+
+pub mod api;

@@ -1,0 +1,71 @@
+//! Errors, split by who must act: the client ([`Rejected`]) or this node ([`Error`]).
+
+use crate::types::Revision;
+
+/// A request the state machine refuses. It is part of the replicated answer: every replica
+/// computes the same one, and the entry still counts as applied.
+///
+/// The texts are etcd's own (they are part of the interface: clients map errors by text).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub enum Rejected {
+    /// The history asked for is gone; read again at a newer revision.
+    #[error("etcdserver: mvcc: required revision has been compacted")]
+    Compacted {
+        /// The store's compact revision.
+        compact_revision: Revision,
+    },
+    /// The revision asked for does not exist yet.
+    #[error("etcdserver: mvcc: required revision is a future revision")]
+    FutureRevision,
+    /// A put names a lease that does not exist.
+    #[error("etcdserver: requested lease not found")]
+    LeaseNotFound,
+    /// A grant names an id that is taken.
+    #[error("etcdserver: lease already exists")]
+    LeaseExists,
+    /// `ignore_value` or `ignore_lease` on a key that does not exist.
+    #[error("etcdserver: key not found")]
+    KeyNotFound,
+    /// The database is over its quota.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    NoSpace,
+    /// Members disagree about the data; writes are refused.
+    #[error("etcdserver: corrupt cluster")]
+    Corrupt,
+    /// Sort order or target is none of etcd's.
+    #[error("etcdserver: invalid sort option")]
+    InvalidSortOption,
+}
+
+/// A failure of this node alone: it must stop serving, never answer, or replicas diverge.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The disk refused or lost an operation.
+    #[error("cannot {action}")]
+    Io {
+        /// What was attempted, with the path.
+        action: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Stored bytes are not what was written.
+    #[error("{what} is corrupt: {detail}; restore this member from a peer or a backup")]
+    Corrupt {
+        /// File or table and position.
+        what: String,
+        /// What does not hold.
+        detail: String,
+    },
+    /// The storage engine failed.
+    #[error("storage engine cannot {action}")]
+    Engine {
+        /// What was attempted.
+        action: String,
+        /// The engine's reason.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

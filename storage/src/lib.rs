@@ -1,0 +1,22 @@
+//! Data at rest: what Tripod stores, how a command changes it, and how it survives a crash.
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | [`command`] | the whole replicated vocabulary: commands, answers, events |
+//! | [`mvcc`] | the revisioned key space: index, range, transactions, compaction |
+//! | [`lease`] | the replicated lease table and the leader's deadline book |
+//! | [`apply`] | [`apply::StateMachine`]: the one door for changes, and the reads beside it |
+//! | [`watch`] | which watcher gets which event; the ring of recent events |
+//! | [`log`] | the write-ahead log: segments, checksums, one sync per drain |
+//! | [`engine`] | atomic batches on disk (sled) or in memory |
+//! | [`snapshot`] | the whole state out and in, in checked chunks |
+//! | [`codec`], [`keys`] | the only places that know byte layouts |
+//!
+//! Pure but for [`log`] and [`engine`]: no tokio, no openraft, no clock, no randomness.
+
+pub mod command;
+pub mod error;
+pub mod types;
+
+pub use error::{Error, Rejected};
+pub use types::{KeyValue, LeaseId, Revision};
