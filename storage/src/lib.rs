@@ -14,8 +14,11 @@
 //!
 //! Pure but for [`log`] and [`engine`]: no tokio, no openraft, no clock, no randomness.
 
+pub mod apply;
 pub mod command;
+pub mod engine;
 pub mod error;
+pub mod log;
 pub mod types;
 
 pub use error::{Error, Rejected};
