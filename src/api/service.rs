@@ -11,6 +11,8 @@ use std::{net::SocketAddr, rc::Rc};
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::{Request, Response};
 use tokio::sync::mpsc;
 
 /// gRPC status codes in use. Numbers are the wire's.
@@ -108,4 +110,18 @@ pub trait Services: 'static {
         responses: mpsc::Sender<Bytes>,
         context: CallContext,
     ) -> LocalBoxFuture<'static, Result<(), Status>>;
+}
+
+/// Body of plain HTTP requests and answers, streaming ones included.
+pub type HttpBody = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// Everything on the client port that is not gRPC: the JSON gateway, `/health`, `/version`, ...
+/// Reached over HTTP/1.1 and, with the same meaning, over HTTP/2.
+pub trait HttpHandler: 'static {
+    /// Answers one request. The body is read by the handler, which bounds it.
+    fn handle(
+        &self,
+        request: Request<HttpBody>,
+        context: CallContext,
+    ) -> LocalBoxFuture<'static, Response<HttpBody>>;
 }
