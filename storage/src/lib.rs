@@ -15,6 +15,7 @@
 //! Pure but for [`log`] and [`engine`]: no tokio, no openraft, no clock, no randomness.
 
 pub mod apply;
+pub mod codec;
 pub mod command;
 pub mod engine;
 pub mod error;
