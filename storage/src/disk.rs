@@ -102,7 +102,7 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As [`DiskFile::write_at`].
     fn zero_fill(&self, from: u64, to: u64) -> io::Result<()> {
-        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let mut at = from;
         while at < to {
             // The minimum fits: it is at most the length of ZEROS.

@@ -17,8 +17,9 @@ pub struct Faults {
     /// The power fails in the middle of this operation (1: the next). Everything fails from
     /// then on, until [`FaultDisk::power_cut`] brings the disk back.
     pub power_fails_at_operation: Option<u64>,
-    /// This sync (1: the next), of a file or the directory, fails with `EIO`; what it should
-    /// have made durable is dropped, and syncs after it succeed.
+    /// This sync (1: the next), of a file or the directory, fails with `EIO`. The file's
+    /// writes are forgotten as page caches do: readers see them, later syncs succeed without
+    /// them.
     pub sync_fails_at: Option<u64>,
     /// Bytes that files may still grow by before the disk is full.
     pub free_bytes: Option<u64>,
@@ -97,12 +98,9 @@ impl State {
             return Err(input_output_error());
         }
         self.operations += 1;
-        match &mut self.faults.power_fails_at_operation {
-            Some(left) => {
-                *left = left.saturating_sub(1);
-                self.powered = *left > 0;
-            }
-            None => {}
+        if let Some(left) = &mut self.faults.power_fails_at_operation {
+            *left = left.saturating_sub(1);
+            self.powered = *left > 0;
         }
         Ok(!self.powered)
     }
@@ -142,8 +140,8 @@ impl State {
     fn power_cut(&mut self) {
         // The file system's journal keeps name changes in order: some first ones survive.
         let changes = std::mem::take(&mut self.unsynced_names);
-        let survive = self.random() as usize % (changes.len() + 1);
-        for change in changes.into_iter().take(survive) {
+        let survive = self.random() % (changes.len() as u64 + 1);
+        for (_, change) in (0..survive).zip(changes) {
             apply(change, &mut self.durable_names);
         }
         self.names = self.durable_names.clone();
@@ -322,11 +320,11 @@ impl Disk for FaultDisk {
     fn sync(&self) -> io::Result<()> {
         let mut state = self.state();
         state.whole_operation()?;
-        let changes = std::mem::take(&mut state.unsynced_names);
         if state.sync_fails() {
+            // Unlike a page, a change of names stays in the journal.
             return Err(input_output_error());
         }
-        for change in changes {
+        for change in std::mem::take(&mut state.unsynced_names) {
             apply(change, &mut state.durable_names);
         }
         Ok(())

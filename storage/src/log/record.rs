@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! record   crc32c u32 | len u32 | synced u32 | tag u16 | kind u8 | arg u8 | index u64 | payload
-//! header   magic 8 bytes | format u32 | 0 u32 | sequence u64 | salt u64 | crc32c u32
+//! header   magic 8 bytes | format u32 | pages u32 | sequence u64 | salt u64 | crc32c u32
 //! ```
 //! All little endian; a record starts at a multiple of 8. Its checksum covers everything after
 //! itself and starts from the segment's sequence number and salt, so that a record of a file's
@@ -79,10 +79,8 @@ pub(super) struct Stamp {
 
 impl Stamp {
     pub(super) fn new(sequence: u64, salt: u64) -> Self {
-        let seed = crc32c::crc32c_append(
-            crc32c::crc32c(&sequence.to_le_bytes()),
-            &salt.to_le_bytes(),
-        );
+        let seed =
+            crc32c::crc32c_append(crc32c::crc32c(&sequence.to_le_bytes()), &salt.to_le_bytes());
         let salt = salt.to_le_bytes();
         // Never 0: zero-filled space must not look like a record.
         Self { seed, tag: u16::from_le_bytes([salt[2], salt[5]]) | 1 }
@@ -138,12 +136,13 @@ pub(super) fn record_bytes(len: usize) -> usize {
     (RECORD_HEADER_BYTES + len).next_multiple_of(ALIGN)
 }
 
-/// The first page of a segment.
-pub(super) fn encode_segment_header(sequence: u64, salt: u64) -> Vec<u8> {
+/// The first page of a segment whose file is `file_bytes` long, a number of whole pages.
+pub(super) fn encode_segment_header(sequence: u64, salt: u64, file_bytes: u64) -> Vec<u8> {
+    let pages = u32::try_from(file_bytes / SEGMENT_HEADER_BYTES).unwrap_or_default();
     let mut bytes = Vec::with_capacity(4096);
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&FORMAT.to_le_bytes());
-    bytes.extend_from_slice(&0_u32.to_le_bytes());
+    bytes.extend_from_slice(&pages.to_le_bytes());
     bytes.extend_from_slice(&sequence.to_le_bytes());
     bytes.extend_from_slice(&salt.to_le_bytes());
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
@@ -152,7 +151,10 @@ pub(super) fn encode_segment_header(sequence: u64, salt: u64) -> Vec<u8> {
 }
 
 /// Sequence number and stamp from the first bytes of a segment, or what is wrong with them.
-pub(super) fn decode_segment_header(bytes: &[u8; HEADER_USED_BYTES]) -> Result<(u64, Stamp), String> {
+pub(super) fn decode_segment_header(
+    bytes: &[u8; HEADER_USED_BYTES],
+    file_bytes: u64,
+) -> Result<(u64, Stamp), String> {
     if bytes[..8] != MAGIC {
         return Err("it does not begin as a log segment".to_owned());
     }
@@ -162,6 +164,11 @@ pub(super) fn decode_segment_header(bytes: &[u8; HEADER_USED_BYTES]) -> Result<(
     let format = u32::from_le_bytes(array(&bytes[8..12]));
     if format != FORMAT {
         return Err(format!("its format {format} is not {}, which this version reads", FORMAT));
+    }
+    let pages = u64::from(u32::from_le_bytes(array(&bytes[12..16])));
+    if pages * SEGMENT_HEADER_BYTES != file_bytes {
+        let made = pages * SEGMENT_HEADER_BYTES;
+        return Err(format!("it was made {made} bytes long and is now {file_bytes}"));
     }
     let sequence = u64::from_le_bytes(array(&bytes[16..24]));
     let salt = u64::from_le_bytes(array(&bytes[24..32]));
@@ -173,4 +180,34 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(bytes);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_on_disk_stay_as_they_are() {
+        // Golden: a change here is a change of the stored format.
+        let mut out = Vec::new();
+        let header = Header { kind: Kind::Row, arg: 0, index: 7, len: 3, synced: 4096 };
+        Stamp::new(9, 0x1122_3344_5566_7788).encode(header, &[b"a", b"bc"], &mut out);
+        let crc = &out[..4];
+        assert_eq!(crc, GOLDEN_RECORD);
+        let rest = [
+            3, 0, 0, 0, 0, 0x10, 0, 0, 0x67, 0x33, 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, b'a', b'b', b'c',
+            0, 0, 0, 0, 0,
+        ];
+        assert_eq!(out[4..], rest);
+        let header = encode_segment_header(9, 2, 3 * 4096);
+        let used = [
+            b't', b'r', b'i', b'p', b'o', b'd', b'w', b'l', 1, 0, 0, 0, 3, 0, 0, 0, 9, 0, 0, 0, 0,
+            0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        assert_eq!(header[..32], used);
+        assert_eq!(header[32..36], GOLDEN_HEADER);
+    }
+
+    const GOLDEN_RECORD: [u8; 4] = [89, 66, 183, 163];
+    const GOLDEN_HEADER: [u8; 4] = [172, 81, 123, 188];
 }

@@ -110,6 +110,10 @@ impl Segments {
             segment.first = segment.first.min(end);
         }
         self.bounds = (first < end).then(|| (first, end - 1));
+        if self.bounds.is_none() {
+            // Whatever row comes next must not be below a segment's first.
+            self.list.iter_mut().for_each(|segment| segment.first = 0);
+        }
     }
 
     /// Forgets rows up to and including `index`, and returns the segments that hold no other
@@ -119,7 +123,8 @@ impl Segments {
             if segment.first > index {
                 break;
             }
-            let gone = usize::try_from(index - segment.first + 1).unwrap_or(usize::MAX);
+            let gone =
+                usize::try_from((index - segment.first).saturating_add(1)).unwrap_or(usize::MAX);
             let gone = gone.min(segment.offsets.len());
             segment.offsets.drain(..gone);
             segment.first = index.saturating_add(1);
@@ -145,7 +150,7 @@ impl Segments {
         let from = usize::try_from(index - segment.first).ok()?;
         let start = *segment.offsets.get(from)?;
         let rows = usize::try_from(to.min(segment.next()) - index).ok()?;
-        let limit = u64::from(start) + max_bytes as u64;
+        let limit = u64::from(start).saturating_add(max_bytes as u64);
         let end_of = |row: usize| segment.offsets.get(row + 1).map_or(segment.rows_end, |end| *end);
         let candidates = &segment.offsets[from..from + rows];
         // How many rows end within the limit: their ends are the next rows' offsets.
@@ -193,7 +198,10 @@ mod tests {
         let mut segments = filled();
         assert_eq!(segments.bounds(), Some((5, 16)));
         segments.truncate_after(Some(6));
-        assert_eq!((segments.bounds(), shape(&segments)), (Some((5, 6)), vec![(1, 2), (2, 0), (3, 0)]));
+        assert_eq!(
+            (segments.bounds(), shape(&segments)),
+            (Some((5, 6)), vec![(1, 2), (2, 0), (3, 0)])
+        );
         segments.push(7, 9000, 9100);
         assert_eq!(segments.run(7, 99, 1).unwrap().segment.sequence, 3);
         assert_eq!(segments.run(6, 99, 1).unwrap().segment.sequence, 1);
