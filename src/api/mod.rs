@@ -1,4 +1,7 @@
 //! The client port: gRPC and HTTP+JSON translated to and from the in-process client.
 
+pub mod error;
+pub mod http;
+pub mod json;
 pub mod proto;
 pub mod service;
