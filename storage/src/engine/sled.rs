@@ -14,18 +14,21 @@ use crate::Error;
 /// Keys that `clear` removes in one batch.
 const CLEAR_KEYS_MAX: usize = 4096;
 
+/// One collection frees up to 512 objects; a write leaves a few behind.
+const WRITES_PER_COLLECTION: usize = 64;
+/// Two advances of the epoch make garbage free for collection.
+const COLLECTIONS_MIN: usize = 8;
+
 /// sled frees its lock some time after the store is dropped (its threads and deferred garbage
 /// still hold it), so a program that closes and opens again tries this often, this far apart.
 const LOCK_ATTEMPTS_MAX: u32 = 40;
 const LOCK_RETRY: Duration = Duration::from_millis(25);
 
-/// How sled is run.
+/// How sled is run. (Its `mode` has no effect in 0.34, its compression needs a C library.)
 #[derive(Clone, Debug)]
 pub struct SledOptions {
     /// Bytes of pages sled keeps in memory (it may exceed this by a half for a while).
     pub cache_bytes: u64,
-    /// Favour write throughput over space.
-    pub high_throughput: bool,
     /// Size of sled's log segments and write buffers in bytes; a power of two, 256 to 16 Mi.
     /// Fixed when the store is created.
     pub segment_bytes: usize,
@@ -33,7 +36,7 @@ pub struct SledOptions {
 
 impl Default for SledOptions {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, high_throughput: true, segment_bytes: 512 << 10 }
+        Self { cache_bytes: 64 << 20, segment_bytes: 512 << 10 }
     }
 }
 
@@ -58,12 +61,9 @@ impl SledEngine {
     pub fn open(dir: &Path, options: &SledOptions) -> Result<Self, Error> {
         let io = |source| Error::Io { action: format!("make {}", dir.display()), source };
         fs::create_dir_all(dir).map_err(io)?;
-        let mode =
-            if options.high_throughput { sled::Mode::HighThroughput } else { sled::Mode::LowSpace };
         let config = sled::Config::new()
             .path(dir)
             .cache_capacity(options.cache_bytes)
-            .mode(mode)
             .segment_size(options.segment_bytes)
             .flush_every_ms(None);
         let db =
@@ -104,6 +104,17 @@ fn copy((key, value): (IVec, IVec)) -> (Bytes, Bytes) {
     (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))
 }
 
+/// Frees what sled's lock-free structures have replaced.
+///
+/// sled leaves this to `crossbeam-epoch`, which collects a little at every 128th operation. A
+/// batch counts as one operation however large it is, so its garbage (every replaced page)
+/// would pile up to many times the cache size.
+fn collect_garbage(writes: usize) {
+    for _ in 0..COLLECTIONS_MIN + writes / WRITES_PER_COLLECTION {
+        crossbeam_epoch::pin().flush();
+    }
+}
+
 impl Engine for SledEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let value = self.db.get(key).map_err(engine_error("read a key"))?;
@@ -129,13 +140,16 @@ impl Engine for SledEngine {
 
     fn write(&self, batch: WriteBatch) -> Result<(), Error> {
         let mut writes = sled::Batch::default();
+        let count = batch.writes.len();
         for (key, value) in batch.writes {
             match value {
                 Some(value) => writes.insert(key, value),
                 None => writes.remove(key),
             }
         }
-        self.db.apply_batch(writes).map_err(engine_error("write a batch"))
+        self.db.apply_batch(writes).map_err(engine_error("write a batch"))?;
+        collect_garbage(count);
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), Error> {
