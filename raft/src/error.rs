@@ -74,7 +74,7 @@ pub enum ReadError {
 }
 
 /// Why a change of the membership or of the leader did not happen.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum MemberError {
     /// Ask the leader.

@@ -2,7 +2,7 @@
 //! member has applied.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
     sync::{
         Arc,
@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::{sync::watch, time::Instant};
 use tripod_storage::command::Applied;
 
@@ -46,6 +46,8 @@ pub(crate) struct Hub {
     /// One above the last applied index.
     applied_next: AtomicU64,
     applied: watch::Sender<u64>,
+    /// Ids of members that left the cluster.
+    removed: RwLock<BTreeSet<NodeId>>,
 }
 
 impl Hub {
@@ -59,7 +61,17 @@ impl Hub {
             reads: Mutex::default(),
             applied_next: AtomicU64::new(0),
             applied: watch::Sender::new(0),
+            removed: RwLock::default(),
         }
+    }
+
+    /// The id belonged to a member that was removed.
+    pub(crate) fn is_removed(&self, id: NodeId) -> bool {
+        self.removed.read().contains(&id)
+    }
+
+    pub(crate) fn set_removed(&self, removed: BTreeSet<NodeId>) {
+        *self.removed.write() = removed;
     }
 
     /// Wakes with one above the last applied index, once for each applied group of entries.

@@ -9,20 +9,40 @@
 //! | `types`, `row` | the openraft type configuration; entries as bytes, encoded once |
 //! | `log_store`, `state_machine`, `flusher` | openraft's storage over the storage crate |
 //! | `queue`, `port`, `hub` | requests in, answers out |
+//! | `proposer`, `reads`, `members`, `sole` | what the consensus thread does with them |
+//! | `wire`, `link`, `network`, `server`, `transport` | peers: frames, clients, connections served |
+//! | `consensus`, `node` | the thread and its handle |
 
 pub mod config;
+mod consensus;
 pub mod error;
 mod fatal;
 mod flusher;
 mod hub;
+mod link;
 mod log_store;
+mod members;
+mod network;
+mod node;
 mod port;
+mod proposer;
 mod queue;
+mod reads;
+mod route;
 mod row;
+mod server;
+mod sole;
 mod state_machine;
+mod transport;
 pub mod types;
+mod wire;
 
 pub use config::Config;
 pub use error::{CallError, Error, MemberError, ProposeError, ReadError};
 pub use fatal::FatalHook;
+pub use node::{Bootstrap, MemberStatus, Metrics, Node, Status};
 pub use port::{Answer, Port};
+pub use server::CallHandler;
+pub use transport::{PeerIdentity, PeerStream, PeerTransport};
+pub use types::{NodeId, Peer};
+pub use wire::{Lane, decode_untrusted};

@@ -41,13 +41,16 @@ use tripod_storage::{
 use crate::{
     fatal::Fatal,
     row,
-    types::{Entry, LogId, TypeConfig, Vote},
+    types::{Entry, LogId, NodeId, TypeConfig, Vote},
 };
 
 /// Meta record: the vote.
 const META_VOTE: u8 = 1;
 /// Meta record: the committed log id. Not synced by itself: it only shortens recovery.
 const META_COMMITTED: u8 = 2;
+
+/// Meta record: cluster and member the log belongs to.
+const META_OWNER: u8 = 3;
 
 /// Most bytes of entries in one answer of `limited_get_log_entries` (one AppendEntries).
 pub(crate) const REPLICATION_BYTES_MAX: usize = 2 << 20;
@@ -252,6 +255,25 @@ impl LogStore {
     /// Bytes of the log on disk.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.shared.inner.lock().wal.size_bytes()
+    }
+
+    /// Marks a fresh log as belonging to this member, and refuses that of another.
+    pub(crate) fn claim(&self, cluster_id: u64, node_id: NodeId) -> Result<(), crate::Error> {
+        let mut inner = self.shared.inner.lock();
+        let owner = codec::encode(&(cluster_id, node_id));
+        match inner.wal.meta(META_OWNER) {
+            Some(found) if found == owner => Ok(()),
+            Some(found) => Err(crate::Error::Bootstrap(format!(
+                "the log belongs to {:x?} (cluster, member), not to {:x?}",
+                codec::decode::<(u64, NodeId)>(&found).ok(),
+                (cluster_id, node_id),
+            ))),
+            None => {
+                inner.wal.set_meta(META_OWNER, &owner)?;
+                inner.wal.sync()?;
+                Ok(())
+            }
+        }
     }
 
     /// Nothing was ever stored here.

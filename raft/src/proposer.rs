@@ -6,7 +6,15 @@
 //!   after its answer sees its write;
 //! - forwarded batches are never forwarded again: a receiver that does not lead refuses.
 
-use std::{collections::VecDeque, future::poll_fn, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use openraft::{errors::ClientWriteError, impls::ProgressResponder};
@@ -60,6 +68,8 @@ pub(crate) struct Proposer {
     pub(crate) timeout: Duration,
     pub(crate) in_flight_max: usize,
     pub(crate) fatal: Fatal,
+    /// Set while leadership is handed over.
+    pub(crate) hold: Arc<AtomicBool>,
 }
 
 impl Proposer {
@@ -72,7 +82,9 @@ impl Proposer {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let routed = *self.routes.borrow() != Route::None;
-            let free = routed && retry.is_empty() && in_flight.len() < self.in_flight_max;
+            let held = self.hold.load(Ordering::SeqCst);
+            let free =
+                routed && !held && retry.is_empty() && in_flight.len() < self.in_flight_max;
             let queues = &self.hub.queues;
             tokio::select! {
                 biased;
@@ -80,7 +92,7 @@ impl Proposer {
                 chunk = poll_fn(|context| queues.poll_proposals(context)), if free => {
                     sequence += 1;
                     let attempt = self.begin(chunk, sequence);
-                    self.start(attempt, &in_flight, &mut retry).await;
+                    in_flight.extend(self.start(attempt, &mut retry).await);
                 }
                 changed = self.routes.changed() => {
                     if changed.is_err() {
@@ -94,7 +106,7 @@ impl Proposer {
                         if attempt.deadline <= Instant::now() + TICK {
                             self.fail(attempt.sequence, &ProposeError::NoLeader);
                         } else {
-                            self.start(attempt, &in_flight, &mut retry).await;
+                            in_flight.extend(self.start(attempt, &mut retry).await);
                         }
                     }
                 }
@@ -113,25 +125,27 @@ impl Proposer {
         Attempt { batch, sequence, deadline }
     }
 
-    /// Starts one attempt where the leader is.
+    /// Starts one attempt where the leader is; the future that ends with it.
     async fn start(
         &self,
         attempt: Attempt,
-        in_flight: &FuturesUnordered<BoxFuture<'static, Finished>>,
         retry: &mut VecDeque<Attempt>,
-    ) {
+    ) -> Option<BoxFuture<'static, Finished>> {
         let route = self.routes.borrow().clone();
         match route {
-            Route::None => retry.push_back(attempt),
+            Route::None => {
+                retry.push_back(attempt);
+                None
+            }
             Route::Here => {
                 let (responder, answer) = ProgressResponder::complete_only();
                 let sent = self.raft.client_write_ff(attempt.batch.clone(), Some(responder)).await;
                 if let Err(error) = sent {
                     self.stopped(&error.to_string());
                     self.fail(attempt.sequence, &ProposeError::Stopped);
-                    return;
+                    return None;
                 }
-                in_flight.push(Box::pin(async move {
+                Some(Box::pin(async move {
                     match answer.await {
                         Ok(Ok(_)) => Finished::Done,
                         Ok(Err(ClientWriteError::ForwardToLeader(_))) => {
@@ -140,14 +154,14 @@ impl Proposer {
                         Ok(Err(_)) => Finished::LeaderLost(attempt.sequence),
                         Err(_) => Finished::Stopped(attempt.sequence),
                     }
-                }));
+                }))
             }
             Route::There(leader, peer) => {
                 self.hub.queues.counters.forwarded.fetch_add(1, Ordering::Relaxed);
                 let network = self.network.clone();
-                in_flight.push(Box::pin(async move {
-                    forward(&network, leader, &peer, attempt).await
-                }));
+                Some(Box::pin(
+                    async move { forward(&network, leader, &peer, attempt).await },
+                ))
             }
         }
     }

@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -28,6 +28,7 @@ use tripod_storage::codec;
 use crate::{
     error::ReadError,
     hub::Hub,
+    members::Members,
     node::Raft,
     port::Dest,
     route::{Route, Routes},
@@ -72,6 +73,8 @@ pub(crate) struct PeerServer {
     pub(crate) hub: Arc<Hub>,
     pub(crate) routes: Routes,
     pub(crate) handlers: RwLock<HashMap<u8, CallHandler>>,
+    members: Members,
+    hold: Arc<AtomicBool>,
     connections: Arc<Semaphore>,
     refusals: Refusals,
 }
@@ -106,6 +109,8 @@ impl PeerServer {
         raft: Raft,
         hub: Arc<Hub>,
         routes: Routes,
+        members: Members,
+        hold: Arc<AtomicBool>,
     ) -> Self {
         Self {
             cluster_id,
@@ -114,6 +119,8 @@ impl PeerServer {
             hub,
             routes,
             handlers: RwLock::default(),
+            members,
+            hold,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             refusals: Refusals::default(),
         }
@@ -217,20 +224,23 @@ impl PeerServer {
             }
             Ok(())
         };
+        let (fault, mut faults) = mpsc::channel(1);
         let reading = async {
             let slots = Arc::new(Semaphore::new(REQUESTS_PER_CONNECTION_MAX));
             while let Some(frame) = next_frame(&mut reader).await? {
                 let slot = slots.clone().acquire_owned().await.expect("never closed");
-                let (server, replies) = (self.clone(), replies.clone());
+                let (server, replies, fault) = (self.clone(), replies.clone(), fault.clone());
                 tokio::spawn(async move {
-                    let id = frame.id;
                     match server.handle(frame).await {
                         Ok(Some(bytes)) => {
                             // A connection that is gone needs no answer.
                             let _ = replies.send(bytes).await;
                         }
                         Ok(None) => {}
-                        Err(error) => tracing::debug!(id, %error, "request of a peer failed"),
+                        Err(error) => {
+                            // One fault is enough to close the connection.
+                            let _ = fault.try_send(error);
+                        }
                     }
                     drop(slot);
                 });
@@ -240,6 +250,7 @@ impl PeerServer {
         tokio::select! {
             result = writing => result,
             result = reading => result,
+            Some(error) = faults.recv() => Err(error),
         }
     }
 
@@ -269,6 +280,9 @@ impl PeerServer {
             kind::FORWARD => reply_frame(id, &self.forwarded(body).await)?,
             kind::READ_INDEX => reply_frame(id, &self.read_index().await)?,
             kind::CALL => reply_frame(id, &self.called(body).await)?,
+            kind::MEMBER => {
+                reply_frame(id, &self.members.change_here(decode(&body)?).await)?
+            }
             other => return Err(unexpected(other)),
         };
         Ok(Some(reply))
@@ -276,7 +290,7 @@ impl PeerServer {
 
     /// Proposes another member's batch, if this member leads.
     async fn forwarded(&self, body: Bytes) -> ForwardReply {
-        if *self.routes.borrow() != Route::Here {
+        if *self.routes.borrow() != Route::Here || self.hold.load(Ordering::SeqCst) {
             return ForwardReply::NotLeader;
         }
         // Decoded now: what cannot be applied must not enter the log.

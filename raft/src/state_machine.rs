@@ -8,7 +8,7 @@
 //!   log in front of what a restart would need; what is sent to a follower is the state applied
 //!   when it is sent.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -29,7 +29,7 @@ use crate::{
     hub::Hub,
     port::Delivery,
     row::{self, ROW_HEADER_BYTES},
-    types::{Entry, LogId, MalformedBatch, Payload, SnapshotMeta, StoredMembership, TypeConfig},
+    types::{Entry, LogId, MalformedBatch, NodeId, Payload, SnapshotMeta, StoredMembership, TypeConfig},
 };
 
 /// The last applied log id and membership, as stored beside the data.
@@ -37,7 +37,9 @@ use crate::{
 pub(crate) struct AppliedState {
     pub(crate) log_id: Option<LogId>,
     pub(crate) membership: StoredMembership,
-    /// The membership's encoding, which most marks share.
+    /// Ids that were members once and must not come back.
+    pub(crate) removed: BTreeSet<NodeId>,
+    /// Encoding of membership and removed ids, which most marks share.
     encoded: Bytes,
 }
 
@@ -51,20 +53,32 @@ impl AppliedState {
     pub(crate) fn from_mark(mark: Option<&Mark>) -> Result<Self, MalformedMark> {
         let bad = |error: &dyn std::fmt::Display| MalformedMark(error.to_string());
         let Some(mark) = mark else {
-            return Ok(Self { encoded: codec::encode(&StoredMembership::default()).into(), ..Self::default() });
+            let mut state = Self::default();
+            state.encode();
+            return Ok(state);
         };
         let log_id = row::log_id_of(&mark.payload).map_err(|error| bad(&error))?;
         if log_id.index != mark.index {
             return Err(bad(&format_args!("index {} in the mark of {}", log_id.index, mark.index)));
         }
         let encoded = mark.payload.slice(ROW_HEADER_BYTES..);
-        let membership = codec::decode(&encoded).map_err(|error| bad(&error))?;
-        Ok(Self { log_id: Some(log_id), membership, encoded })
+        let (membership, removed) = codec::decode(&encoded).map_err(|error| bad(&error))?;
+        Ok(Self { log_id: Some(log_id), membership, removed, encoded })
     }
 
+    fn encode(&mut self) {
+        self.encoded = codec::encode(&(&self.membership, &self.removed)).into();
+    }
+
+    /// Takes over an applied membership; whoever is no longer in it never comes back.
     fn set_membership(&mut self, membership: StoredMembership) {
-        self.encoded = codec::encode(&membership).into();
+        for (id, _) in self.membership.membership().nodes() {
+            if membership.membership().get_node(id).is_none() {
+                self.removed.insert(*id);
+            }
+        }
         self.membership = membership;
+        self.encode();
     }
 
     /// The mark of `log_id` with the present membership.
@@ -119,6 +133,7 @@ impl StateStore {
         fatal: Fatal,
     ) -> Result<Self, MalformedMark> {
         let applied = AppliedState::from_mark(state.read().mark())?;
+        hub.set_removed(applied.removed.clone());
         Ok(Self { state, applied, hub, flusher, flush_bytes_max, fatal })
     }
 
@@ -133,7 +148,9 @@ impl StateStore {
                 (batch.id(), commands)
             }
             Payload::Membership(membership) => {
-                self.applied.set_membership(StoredMembership::new(Some(log_id), membership.clone()));
+                let membership = StoredMembership::new(Some(log_id), membership.clone());
+                self.applied.set_membership(membership);
+                self.hub.set_removed(self.applied.removed.clone());
                 (None, Vec::new())
             }
         };

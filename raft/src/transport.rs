@@ -8,9 +8,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::wire::Lane;
 
 /// A byte stream to or from a peer: plain TCP, TLS, or memory in tests.
-pub trait PeerStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+pub trait PeerStream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> PeerStream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static> PeerStream for T {}
 
 /// What the transport knows about the other end, before any frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

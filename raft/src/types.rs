@@ -29,6 +29,9 @@ pub struct Peer {
     /// City the center stands in; empty where none is configured.
     #[serde(default)]
     pub site: String,
+    /// A learner that becomes a voter by itself once it has caught up.
+    #[serde(default)]
+    pub promote: bool,
 }
 
 impl Peer {

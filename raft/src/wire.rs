@@ -205,6 +205,7 @@ pub(crate) mod kind {
     pub(crate) const SNAPSHOT_BEGIN: u8 = 8;
     pub(crate) const SNAPSHOT_CHUNK: u8 = 9;
     pub(crate) const SNAPSHOT_END: u8 = 10;
+    pub(crate) const MEMBER: u8 = 11;
     /// Any answer; what it holds follows from the request of the same id.
     pub(crate) const REPLY: u8 = 128;
 }
