@@ -24,7 +24,7 @@ use crate::{
     log_store::{Durable, LogStore},
     members::{self, Members},
     network::Network,
-    node::{Bootstrap, Job, Raft},
+    node::{Bootstrap, Job, Raft, Stop},
     proposer::Proposer,
     queue::Queues,
     reads::Reads,
@@ -51,7 +51,7 @@ pub(crate) struct Started {
     pub(crate) server: Arc<PeerServer>,
     pub(crate) members: Members,
     pub(crate) jobs: mpsc::UnboundedSender<Job>,
-    pub(crate) stop: oneshot::Sender<()>,
+    pub(crate) stop: oneshot::Sender<Stop>,
     pub(crate) thread: JoinHandle<()>,
 }
 
@@ -65,7 +65,7 @@ struct Parts {
     network: Network,
     fatal: Fatal,
     jobs: mpsc::UnboundedReceiver<Job>,
-    stop: oneshot::Receiver<()>,
+    stop: oneshot::Receiver<Stop>,
 }
 
 /// What the thread gives back once consensus runs.
@@ -223,19 +223,22 @@ async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running,
     if ready.send(Ok(running)).is_err() {
         return;
     }
-    loop {
+    let how = loop {
         tokio::select! {
             biased;
-            _ = &mut stop => break,
+            how = &mut stop => break how.unwrap_or(Stop::Graceful),
             job = jobs.recv() => match job {
                 Some(job) => {
                     tokio::task::spawn_local(job());
                 }
-                None => break,
+                None => break Stop::Graceful,
             }
         }
+    };
+    tracing::info!(node_id = config.node_id, ?how, "member stops");
+    if how == Stop::Kill {
+        return;
     }
-    tracing::info!(node_id = config.node_id, "member stops");
     hub.stop();
     if let Err(error) = raft.shutdown().await {
         tracing::warn!(%error, "consensus did not end cleanly");

@@ -7,7 +7,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -62,6 +62,7 @@ struct Shared {
     busy: Mutex<()>,
     pending: AtomicU64,
     flushed: Notify,
+    abandoned: AtomicBool,
 }
 
 /// Handle of the write-behind thread.
@@ -96,6 +97,7 @@ impl Flusher {
             busy: Mutex::new(()),
             pending: AtomicU64::new(0),
             flushed: Notify::new(),
+            abandoned: AtomicBool::new(false),
         });
         let of_thread = shared.clone();
         let thread = std::thread::Builder::new()
@@ -166,6 +168,11 @@ impl Flusher {
         Ok(())
     }
 
+    /// Lets the thread end without writing anything more, as a crash would.
+    pub(crate) fn abandon(&self) {
+        self.shared.abandoned.store(true, Ordering::SeqCst);
+    }
+
     /// Flushes and syncs everything, then ends the thread.
     pub(crate) fn stop(&self) {
         self.shared.requests.lock().stop = true;
@@ -200,7 +207,7 @@ impl Shared {
         let mut more_to_prune = false;
         loop {
             let (syncs, stop) = self.wait(more_to_prune);
-            if self.fatal.tripped() {
+            if self.fatal.tripped() || self.abandoned.load(Ordering::SeqCst) {
                 return Ok(());
             }
             let _busy = self.busy.lock();

@@ -33,6 +33,7 @@ mod row;
 mod server;
 mod sole;
 mod state_machine;
+pub mod testing;
 mod transport;
 pub mod types;
 mod wire;

@@ -92,7 +92,8 @@ struct Shared {
 }
 
 struct Inner {
-    wal: Wal,
+    /// `None` once closed: handles that outlive the member must not hold its files.
+    wal: Option<Wal>,
     cache: Cache,
     vote: Option<Vote>,
     committed: Option<LogId>,
@@ -198,7 +199,7 @@ impl LogStore {
             }
         };
         let cache = Cache { bytes_max: cache_bytes, ..Cache::default() };
-        let inner = Inner { wal, cache, vote, committed, last, purged, waiting: Vec::new() };
+        let inner = Inner { wal: Some(wal), cache, vote, committed, last, purged, waiting: Vec::new() };
         let shared = Shared {
             inner: Mutex::new(inner),
             deferred: AtomicBool::new(false),
@@ -234,7 +235,7 @@ impl LogStore {
     pub(crate) fn sync_now(&self) -> io::Result<()> {
         let (result, waiting) = {
             let mut inner = self.shared.inner.lock();
-            (inner.wal.sync(), std::mem::take(&mut inner.waiting))
+            (inner.wal().and_then(Wal::sync), std::mem::take(&mut inner.waiting))
         };
         self.shared.syncs.fetch_add(1, Ordering::Relaxed);
         let result = result.map_err(|error| self.shared.fatal.report(&error));
@@ -247,6 +248,13 @@ impl LogStore {
         result
     }
 
+    /// Lets go of the files. Nothing works after.
+    pub(crate) fn close(&self) {
+        let mut inner = self.shared.inner.lock();
+        inner.wal = None;
+        inner.waiting.clear();
+    }
+
     /// Syncs done since the start.
     pub(crate) fn syncs(&self) -> u64 {
         self.shared.syncs.load(Ordering::Relaxed)
@@ -254,14 +262,14 @@ impl LogStore {
 
     /// Bytes of the log on disk.
     pub(crate) fn size_bytes(&self) -> u64 {
-        self.shared.inner.lock().wal.size_bytes()
+        self.shared.inner.lock().wal.as_ref().map_or(0, Wal::size_bytes)
     }
 
     /// Marks a fresh log as belonging to this member, and refuses that of another.
     pub(crate) fn claim(&self, cluster_id: u64, node_id: NodeId) -> Result<(), crate::Error> {
         let mut inner = self.shared.inner.lock();
         let owner = codec::encode(&(cluster_id, node_id));
-        match inner.wal.meta(META_OWNER) {
+        match inner.wal()?.meta(META_OWNER) {
             Some(found) if found == owner => Ok(()),
             Some(found) => Err(crate::Error::Bootstrap(format!(
                 "the log belongs to {:x?} (cluster, member), not to {:x?}",
@@ -269,8 +277,8 @@ impl LogStore {
                 (cluster_id, node_id),
             ))),
             None => {
-                inner.wal.set_meta(META_OWNER, &owner)?;
-                inner.wal.sync()?;
+                inner.wal()?.set_meta(META_OWNER, &owner)?;
+                inner.wal()?.sync()?;
                 Ok(())
             }
         }
@@ -287,10 +295,21 @@ impl LogStore {
     }
 }
 
+/// The error of a log that was closed.
+fn closed() -> tripod_storage::Error {
+    let source = io::Error::other("this member has stopped");
+    tripod_storage::Error::Io { action: "use the log".into(), source }
+}
+
 impl Inner {
+    fn wal(&mut self) -> Result<&mut Wal, tripod_storage::Error> {
+        self.wal.as_mut().ok_or_else(closed)
+    }
+
     /// Entries `from..to` that the log holds, up to about `bytes_max` (at least one).
     fn entries(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<Entry>, ReadFault> {
-        let Some((first, last)) = self.wal.bounds() else { return Ok(Vec::new()) };
+        let wal = self.wal.as_ref().ok_or_else(closed)?;
+        let Some((first, last)) = wal.bounds() else { return Ok(Vec::new()) };
         let (mut at, to) = (from.max(first), to.min(last + 1));
         let mut entries = Vec::new();
         let mut bytes = 0;
@@ -302,7 +321,7 @@ impl Inner {
                 continue;
             }
             let until = self.cache.first().map_or(to, |first| first.max(at + 1).min(to));
-            let rows = self.wal.read(at, until, READ_BYTES.min(bytes_max - bytes).max(1))?;
+            let rows = wal.read(at, until, READ_BYTES.min(bytes_max - bytes).max(1))?;
             if rows.is_empty() {
                 return Err(ReadFault::Hole(at));
             }
@@ -387,7 +406,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         {
             let mut inner = self.shared.inner.lock();
-            let result = inner.wal.set_meta(META_VOTE, &codec::encode(vote));
+            let result = inner.wal().and_then(|wal| wal.set_meta(META_VOTE, &codec::encode(vote)));
             if let Err(error) = result {
                 drop(inner);
                 return Err(self.fatal(&error));
@@ -401,7 +420,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let Some(committed) = committed else { return Ok(()) };
         let mut inner = self.shared.inner.lock();
         inner.committed = Some(committed);
-        let result = inner.wal.set_meta(META_COMMITTED, &log_id_record(committed));
+        let record = log_id_record(committed);
+        let result = inner.wal().and_then(|wal| wal.set_meta(META_COMMITTED, &record));
         drop(inner);
         result.map_err(|error| self.fatal(&error))
     }
@@ -434,7 +454,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
         let mut inner = self.shared.inner.lock();
         let index = last_log_id.map(|log_id| log_id.index);
-        let result = inner.wal.truncate_after(index);
+        let result = inner.wal().and_then(|wal| wal.truncate_after(index));
         inner.cache.truncate_after(index);
         inner.last = last_log_id;
         drop(inner);
@@ -456,11 +476,11 @@ impl Inner {
     ) -> Result<(), tripod_storage::Error> {
         for entry in entries {
             let row = row::encode(&entry);
-            self.wal.append(entry.log_id.index, &[&row.header, &row.payload])?;
+            self.wal()?.append(entry.log_id.index, &[&row.header, &row.payload])?;
             self.last = Some(entry.log_id);
             self.cache.push(entry, row.len());
         }
-        self.wal.write()
+        self.wal()?.write()
     }
 
     /// Drops rows up to `log_id`, but none that the engine has not synced.
@@ -476,7 +496,7 @@ impl Inner {
         if self.purged >= Some(upto) {
             return Ok(());
         }
-        self.wal.purge_to(upto.index, &log_id_record(upto))?;
+        self.wal()?.purge_to(upto.index, &log_id_record(upto))?;
         self.cache.purge_to(upto.index);
         self.purged = Some(upto);
         self.last = self.last.max(Some(upto));

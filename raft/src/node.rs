@@ -32,7 +32,6 @@ use crate::{
     members::{Change, Members},
     network::Network,
     port::{Answer, Port},
-    queue::Queues,
     route::{Route, Routes},
     server::{CALL_BYTES_MAX, CallHandler, PeerServer},
     state_machine::StateStore,
@@ -46,6 +45,13 @@ pub(crate) type Raft = openraft::Raft<TypeConfig, StateStore>;
 
 /// A task for the consensus thread.
 pub(crate) type Job = Box<dyn FnOnce() -> LocalBoxFuture<'static, ()> + Send>;
+
+/// How a member ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Graceful,
+    Kill,
+}
 
 /// Pause before asking the leader again.
 const CALL_RETRY: Duration = Duration::from_millis(20);
@@ -84,7 +90,8 @@ struct Inner {
     members: Members,
     jobs: mpsc::UnboundedSender<Job>,
     port: Port,
-    stop: Mutex<Option<oneshot::Sender<()>>>,
+    stop: Mutex<Option<oneshot::Sender<Stop>>>,
+    fatal: Fatal,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -186,7 +193,7 @@ impl Node {
             jobs,
             stop,
             thread,
-        } = consensus::start(&config, bootstrap, engine, transport, fatal)?;
+        } = consensus::start(&config, bootstrap, engine, transport, fatal.clone())?;
         let port = Port::new(hub.queues.clone());
         let driver = port.drive();
         let job: Job = Box::new(move || Box::pin(driver));
@@ -205,6 +212,7 @@ impl Node {
             jobs,
             port,
             stop: Mutex::new(Some(stop)),
+            fatal,
             thread: Mutex::new(Some(thread)),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -252,6 +260,11 @@ impl Node {
     /// This member's settings.
     pub fn config(&self) -> &Config {
         &self.inner.config
+    }
+
+    /// Something fatal happened: this member acknowledges nothing any more.
+    pub fn has_failed(&self) -> bool {
+        self.inner.fatal.tripped()
     }
 
     /// This member leads, as far as it knows.
@@ -486,14 +499,26 @@ impl Node {
 
     /// Stops the member: what waits is told, the log is synced, the state flushed.
     pub async fn shutdown(&self) {
+        self.end(Stop::Graceful).await;
+    }
+
+    /// Ends the member as a crash of the process would: nothing more is written, and whoever
+    /// waits is told only that it stopped. For tests.
+    #[doc(hidden)]
+    pub async fn kill(&self) {
+        self.inner.flusher.abandon();
+        self.end(Stop::Kill).await;
+    }
+
+    async fn end(&self, how: Stop) {
         let stop = self.inner.stop.lock().take();
         if let Some(stop) = stop {
             // A thread that has ended needs no signal.
-            let _ = stop.send(());
+            let _ = stop.send(how);
         }
         let thread = self.inner.thread.lock().take();
         let Some(thread) = thread else { return };
-        let flusher = self.inner.flusher.clone();
+        let (flusher, log) = (self.inner.flusher.clone(), self.inner.log.clone());
         let (sender, done) = oneshot::channel();
         // Joining blocks, and the caller may be a single-threaded runtime.
         let joiner = std::thread::Builder::new().name("tripod-join".into()).spawn(move || {
@@ -501,6 +526,7 @@ impl Node {
                 tracing::error!("the consensus thread panicked");
             }
             flusher.stop();
+            log.close();
             // A caller that stopped waiting needs no answer.
             let _ = sender.send(());
         });

@@ -33,7 +33,7 @@ impl Row {
 /// Bytes that are not a row.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed log entry: {0}")]
-pub struct MalformedRow(String);
+pub(crate) struct MalformedRow(String);
 
 /// The row of `entry`. Cost: O(1) for a batch, whose bytes are shared.
 pub(crate) fn encode(entry: &Entry) -> Row {

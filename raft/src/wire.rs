@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Version of greeting and frames.
-pub const WIRE_VERSION: u16 = 1;
+pub(crate) const WIRE_VERSION: u16 = 1;
 
 /// First bytes of a connection.
 const MAGIC: [u8; 8] = *b"TRIPODp\n";
@@ -34,7 +34,7 @@ pub(crate) const WELCOME_BYTES: usize = 24;
 pub(crate) const FRAME_HEADER_BYTES: usize = 17;
 
 /// Most bytes of a frame's body: the largest batch, with room for its envelope.
-pub const FRAME_BYTES_MAX: usize = crate::types::BATCH_BYTES_LIMIT + (8 << 20);
+pub(crate) const FRAME_BYTES_MAX: usize = crate::types::BATCH_BYTES_LIMIT + (8 << 20);
 
 /// Memory set aside for a body before its bytes have come.
 const READ_AHEAD_BYTES: usize = 256 << 10;
@@ -104,7 +104,7 @@ impl Status {
 /// Bytes that are not what the protocol says.
 #[derive(Debug, thiserror::Error)]
 #[error("malformed peer message: {0}")]
-pub struct Malformed(&'static str);
+pub(crate) struct Malformed(&'static str);
 
 impl From<Malformed> for io::Error {
     fn from(error: Malformed) -> Self {
