@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split},
+    net::{TcpListener, TcpStream},
     sync::watch,
 };
 
@@ -202,4 +203,48 @@ async fn pump(
     }
     // The other side sees the end of the stream; an end that is gone needs none.
     let _ = to.shutdown().await;
+}
+
+/// Plain TCP on the loopback interface, for tests and measurements. URLs are `tcp://host:port`.
+#[derive(Debug, Default)]
+pub struct TcpTransport;
+
+impl PeerTransport for TcpTransport {
+    fn connect<'a>(
+        &'a self,
+        urls: &'a [String],
+        _lane: Lane,
+    ) -> BoxFuture<'a, io::Result<Box<dyn PeerStream>>> {
+        Box::pin(async move {
+            let url = urls.first().and_then(|url| url.strip_prefix("tcp://"));
+            let stream = TcpStream::connect(url.ok_or(io::ErrorKind::AddrNotAvailable)?).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn PeerStream>)
+        })
+    }
+}
+
+/// Serves peers that connect to `listener` on the consensus thread of `node`.
+///
+/// # Errors
+/// [`crate::Error`] if the listener cannot be used or the member has stopped.
+pub fn serve_tcp(node: &Node, listener: std::net::TcpListener) -> Result<(), crate::Error> {
+    listener
+        .set_nonblocking(true)
+        .map_err(|source| crate::Error::Io { action: "use the listener".into(), source })?;
+    let server = node.clone();
+    node.spawn_on_consensus(move || {
+        Box::pin(async move {
+            let Ok(listener) = TcpListener::from_std(listener) else { return };
+            while let Ok((stream, address)) = listener.accept().await {
+                let identity = PeerIdentity { address: address.to_string(), names: vec![] };
+                // A connection that is gone already is noticed by its first read.
+                let _ = stream.set_nodelay(true);
+                let server = server.clone();
+                tokio::task::spawn_local(async move {
+                    server.serve_peer(Box::new(stream), identity).await;
+                });
+            }
+        })
+    })
 }
