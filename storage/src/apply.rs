@@ -232,4 +232,4 @@ impl StateMachine {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,0 +1,240 @@
+//! openraft's state machine over the storage crate's: applies entries, answers their callers.
+//!
+//! Invariants:
+//! - each entry is applied under the write lock as one step, together with its mark (log id and
+//!   membership), which reaches the engine in the same batch as its data;
+//! - an entry that does not decode stops the member;
+//! - the snapshot that openraft knows of is the last *durable* mark, so that it never cuts the
+//!   log in front of what a restart would need; what is sent to a follower is the state applied
+//!   when it is sent.
+
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::{
+    OptionalSend, RaftSnapshotBuilder,
+    alias::SnapshotOf,
+    storage::{EntryResponder, RaftStateMachine},
+};
+use parking_lot::RwLock;
+use tripod_storage::{
+    apply::{Mark, StateMachine},
+    codec,
+};
+
+use crate::{
+    fatal::Fatal,
+    flusher::Flusher,
+    hub::Hub,
+    port::Delivery,
+    row::{self, ROW_HEADER_BYTES},
+    types::{Entry, LogId, MalformedBatch, NodeId, Payload, SnapshotMeta, StoredMembership, TypeConfig},
+};
+
+/// The last applied log id and membership, as stored beside the data.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AppliedState {
+    pub(crate) log_id: Option<LogId>,
+    pub(crate) membership: StoredMembership,
+    /// Ids that were members once and must not come back.
+    pub(crate) removed: BTreeSet<NodeId>,
+    /// Encoding of membership and removed ids, which most marks share.
+    encoded: Bytes,
+}
+
+/// A mark that is not what this crate writes.
+#[derive(Debug, thiserror::Error)]
+#[error("applied mark is corrupt: {0}")]
+pub(crate) struct MalformedMark(String);
+
+impl AppliedState {
+    /// Reads a mark back.
+    pub(crate) fn from_mark(mark: Option<&Mark>) -> Result<Self, MalformedMark> {
+        let bad = |error: &dyn std::fmt::Display| MalformedMark(error.to_string());
+        let Some(mark) = mark else {
+            let mut state = Self::default();
+            state.encode();
+            return Ok(state);
+        };
+        let log_id = row::log_id_of(&mark.payload).map_err(|error| bad(&error))?;
+        if log_id.index != mark.index {
+            return Err(bad(&format_args!("index {} in the mark of {}", log_id.index, mark.index)));
+        }
+        let encoded = mark.payload.slice(ROW_HEADER_BYTES..);
+        let (membership, removed) = codec::decode(&encoded).map_err(|error| bad(&error))?;
+        Ok(Self { log_id: Some(log_id), membership, removed, encoded })
+    }
+
+    fn encode(&mut self) {
+        self.encoded = codec::encode(&(&self.membership, &self.removed)).into();
+    }
+
+    /// Takes over an applied membership; whoever is no longer in it never comes back.
+    fn set_membership(&mut self, membership: StoredMembership) {
+        for (id, _) in self.membership.membership().nodes() {
+            if membership.membership().get_node(id).is_none() {
+                self.removed.insert(*id);
+            }
+        }
+        self.membership = membership;
+        self.encode();
+    }
+
+    /// The mark of `log_id` with the present membership.
+    fn mark(&self, log_id: LogId) -> Mark {
+        let header = row::encode(&Entry { log_id, payload: Payload::Blank }).header;
+        let mut payload = Vec::with_capacity(header.len() + self.encoded.len());
+        payload.extend_from_slice(&header);
+        payload.extend_from_slice(&self.encoded);
+        Mark { index: log_id.index, payload: payload.into() }
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.log_id, last_membership: self.membership.clone() }
+    }
+}
+
+/// What openraft passes around as a snapshot.
+#[derive(Debug)]
+pub(crate) enum SnapshotData {
+    /// The live state: exported when it is sent.
+    Live,
+    /// A complete, verified file received from the leader.
+    Received(PathBuf),
+}
+
+/// openraft's handle of the state machine.
+#[derive(Debug)]
+pub(crate) struct StateStore {
+    state: Arc<RwLock<StateMachine>>,
+    applied: AppliedState,
+    hub: Arc<Hub>,
+    flusher: Flusher,
+    flush_bytes_max: u64,
+    fatal: Fatal,
+}
+
+/// Why an entry cannot be applied; always fatal.
+#[derive(Debug, thiserror::Error)]
+enum ApplyFault {
+    #[error(transparent)]
+    Storage(#[from] tripod_storage::Error),
+    #[error("log entry {0} cannot be applied")]
+    Batch(u64, #[source] MalformedBatch),
+}
+
+impl StateStore {
+    pub(crate) fn new(
+        state: Arc<RwLock<StateMachine>>,
+        hub: Arc<Hub>,
+        flusher: Flusher,
+        flush_bytes_max: u64,
+        fatal: Fatal,
+    ) -> Result<Self, MalformedMark> {
+        let applied = AppliedState::from_mark(state.read().mark())?;
+        hub.set_removed(applied.removed.clone());
+        Ok(Self { state, applied, hub, flusher, flush_bytes_max, fatal })
+    }
+
+    /// Applies one entry and hands its answers to whoever waits for them here.
+    fn apply_entry(&mut self, entry: &Entry, delivery: &mut Delivery) -> Result<u64, ApplyFault> {
+        let log_id = entry.log_id;
+        let (id, commands) = match &entry.payload {
+            Payload::Blank => (None, Vec::new()),
+            Payload::Normal(batch) => {
+                let commands =
+                    batch.take_commands().map_err(|error| ApplyFault::Batch(log_id.index, error))?;
+                (batch.id(), commands)
+            }
+            Payload::Membership(membership) => {
+                let membership = StoredMembership::new(Some(log_id), membership.clone());
+                self.applied.set_membership(membership);
+                self.hub.set_removed(self.applied.removed.clone());
+                (None, Vec::new())
+            }
+        };
+        let mark = self.applied.mark(log_id);
+        let (answers, pending) = {
+            let mut state = self.state.write();
+            (state.apply(mark, commands)?, state.pending_bytes())
+        };
+        self.applied.log_id = Some(log_id);
+        if let Some(id) = id {
+            self.hub.answer(id, log_id, answers, delivery);
+        }
+        Ok(pending)
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateStore {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied.log_id, self.applied.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut delivery = Delivery::default();
+        let mut pending = 0;
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            pending = self
+                .apply_entry(&entry, &mut delivery)
+                .map_err(|error| self.fatal.report(&error))?;
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        if let Some(log_id) = self.applied.log_id {
+            self.hub.applied(log_id.index, &mut delivery);
+        }
+        delivery.wake();
+        self.flusher.note_pending(pending);
+        if pending > self.flush_bytes_max {
+            // The engine is slower than the log: wait here, so that memory stays bounded.
+            self.flusher.wait_below(self.flush_bytes_max).await;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { flusher: self.flusher.clone(), fatal: self.fatal.clone() }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMeta,
+        _snapshot: SnapshotData,
+    ) -> io::Result<()> {
+        Err(io::Error::other("snapshots are being written"))
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotData>>> {
+        Ok(None)
+    }
+}
+
+/// Makes the applied state durable; that is all a snapshot is here.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    flusher: Flusher,
+    fatal: Fatal,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotData>> {
+        let mark = self.flusher.sync().await;
+        let durable = AppliedState::from_mark(mark.as_ref())
+            .map_err(|error| self.fatal.report(&error))?;
+        Ok(SnapshotOf::<TypeConfig, SnapshotData> { meta: durable.meta(), snapshot: SnapshotData::Live })
+    }
+}
