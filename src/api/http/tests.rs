@@ -605,13 +605,13 @@ fn probes_run_their_checks() {
                 slow(),
                 "/readyz/linearizable_read",
                 503,
-                "[-]linearizable_read failed: range error: etcdserver: request timed out\n\n",
+                "[-]linearizable_read failed: etcdserver: request timed out\n\n",
             ),
             (
                 learner(),
                 "/readyz/non_learner",
                 503,
-                "[-]non_learner failed: not ready due to being a learner\n\n",
+                "[-]non_learner failed: not supported for learner\n\n",
             ),
             (
                 corrupt(),
