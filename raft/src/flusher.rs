@@ -62,6 +62,8 @@ struct Shared {
     busy: Mutex<()>,
     pending: AtomicU64,
     flushed: Notify,
+    /// Told after each pruning step that left nothing to prune.
+    pruned: Notify,
     abandoned: AtomicBool,
 }
 
@@ -97,6 +99,7 @@ impl Flusher {
             busy: Mutex::new(()),
             pending: AtomicU64::new(0),
             flushed: Notify::new(),
+            pruned: Notify::new(),
             abandoned: AtomicBool::new(false),
         });
         let of_thread = shared.clone();
@@ -145,6 +148,20 @@ impl Flusher {
         }
         self.shared.wake.notify_one();
         receiver.await.ok().flatten()
+    }
+
+    /// Waits for a pruning step that begins from now on and leaves nothing to prune.
+    pub(crate) async fn pruned(&self) {
+        let pruned = self.shared.pruned.notified();
+        {
+            let mut requests = self.shared.requests.lock();
+            if requests.stop {
+                return;
+            }
+            requests.flush = true;
+        }
+        self.shared.wake.notify_one();
+        pruned.await;
     }
 
     /// The last mark known to be durable.
@@ -199,6 +216,7 @@ impl Shared {
         requests.stop = true;
         requests.sync.clear();
         self.flushed.notify_waiters();
+        self.pruned.notify_waiters();
     }
 
     fn work(&self) -> Result<(), tripod_storage::Error> {
@@ -231,6 +249,9 @@ impl Shared {
                 return Ok(());
             }
             more_to_prune = self.state.write().compact_step(COMPACT_KEYS)?;
+            if !more_to_prune {
+                self.pruned.notify_waiters();
+            }
         }
     }
 

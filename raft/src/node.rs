@@ -311,6 +311,39 @@ impl Node {
         }
     }
 
+    /// Present term.
+    pub fn term(&self) -> u64 {
+        self.inner.raft.metrics().borrow_watched().current_term
+    }
+
+    /// This member has no vote, as far as it knows.
+    pub fn is_learner(&self) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let id = self.inner.config.node_id;
+        !metrics.membership_config.membership().voter_ids().any(|voter| voter == id)
+    }
+
+    /// This member was stopped, or must not go on.
+    pub fn is_stopped(&self) -> bool {
+        self.inner.jobs.is_closed() || self.has_failed()
+    }
+
+    /// Stops this member for a failure of its storage: nothing is acknowledged any more.
+    pub fn fail(&self, error: &tripod_storage::Error) {
+        self.inner.fatal.report(error);
+    }
+
+    /// Makes everything applied so far durable in the engine; false if the member stops.
+    pub async fn flush(&self) -> bool {
+        self.inner.flusher.sync().await.is_some() || !self.is_stopped()
+    }
+
+    /// Waits until compacted history is gone from memory and engine.
+    pub async fn compaction_done(&self) {
+        self.inner.flusher.pruned().await;
+    }
+
     /// Counters since the start.
     pub fn metrics(&self) -> Metrics {
         let counters = &self.inner.hub.queues.counters;
