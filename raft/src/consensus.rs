@@ -30,6 +30,7 @@ use crate::{
     reads::Reads,
     route::{Route, Routes},
     server::PeerServer,
+    snapshot::SnapshotDir,
     sole::Sole,
     state_machine::StateStore,
     transport::PeerTransport,
@@ -62,6 +63,7 @@ struct Parts {
     hub: Arc<Hub>,
     log: LogStore,
     store: StateStore,
+    snapshots: SnapshotDir,
     network: Network,
     fatal: Fatal,
     jobs: mpsc::UnboundedReceiver<Job>,
@@ -93,6 +95,8 @@ pub(crate) fn start(
         return Err(Error::Bootstrap(format!("{} holds no log", dir.display())));
     }
     log.claim(config.cluster_id, config.node_id)?;
+    let snapshots = SnapshotDir::open(&config.data_dir)?;
+    snapshots.recover(&engine)?;
     let state = StateMachine::open(engine.clone(), config.state.clone())?;
     let state = Arc::new(RwLock::new(state));
     let settings = FlushSettings {
@@ -100,11 +104,13 @@ pub(crate) fn start(
         interval: Duration::from_millis(config.flush_interval_ms),
         sync_interval: Duration::from_millis(config.engine_sync_interval_ms),
     };
-    let flusher = Flusher::start(state.clone(), engine, settings, durable, fatal.clone())?;
+    let flusher = Flusher::start(state.clone(), engine.clone(), settings, durable, fatal.clone())?;
     let queues = Arc::new(Queues::new(config.request_bytes_max));
     let hub = Arc::new(Hub::new(config.node_id, queues.clone()));
     let store = StateStore::new(
         state.clone(),
+        engine,
+        snapshots.clone(),
         hub.clone(),
         flusher.clone(),
         config.flush_bytes_max,
@@ -127,6 +133,7 @@ pub(crate) fn start(
         hub: hub.clone(),
         log: log.clone(),
         store,
+        snapshots,
         network: network.clone(),
         fatal,
         jobs: job_queue,
@@ -200,7 +207,7 @@ impl Drop for EndOfThread {
 }
 
 async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running, Error>>) {
-    let Parts { config, bootstrap, hub, log, store, network, fatal, mut jobs, mut stop } = parts;
+    let Parts { config, bootstrap, hub, log, store, snapshots, network, fatal, mut jobs, mut stop } = parts;
     let settings = match config.openraft() {
         Ok(settings) => settings,
         Err(error) => {
@@ -217,7 +224,9 @@ async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running,
                 return;
             }
         };
-    let (routes, server, members) = spawn_tasks(&config, &raft, &hub, &log, &network, &fatal);
+    hub.set_running();
+    let (routes, server, members) =
+        spawn_tasks(&config, &raft, &hub, &log, &network, snapshots, &fatal);
     tokio::spawn(initialize(config.clone(), bootstrap, raft.clone()));
     let running = Running { raft: raft.clone(), routes, server, members };
     if ready.send(Ok(running)).is_err() {
@@ -254,6 +263,7 @@ fn spawn_tasks(
     hub: &Arc<Hub>,
     log: &LogStore,
     network: &Network,
+    snapshots: SnapshotDir,
     fatal: &Fatal,
 ) -> (Routes, Arc<PeerServer>, Members) {
     let (route, routes) = watch::channel(Route::None);
@@ -303,6 +313,7 @@ fn spawn_tasks(
         routes.clone(),
         members.clone(),
         hold,
+        snapshots,
     ));
     let watcher = Watcher {
         node_id: config.node_id,

@@ -182,6 +182,8 @@ impl Flusher {
         {
             tracing::error!("the flush thread panicked");
         }
+        // An installation that outlives its task still has the engine.
+        drop(self.shared.busy.lock());
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -48,6 +48,10 @@ pub(crate) struct Hub {
     applied: watch::Sender<u64>,
     /// Ids of members that left the cluster.
     removed: RwLock<BTreeSet<NodeId>>,
+    /// openraft has recovered and runs.
+    running: AtomicBool,
+    /// A snapshot is replacing the state: locking it may take long.
+    installing: AtomicBool,
 }
 
 impl Hub {
@@ -62,7 +66,25 @@ impl Hub {
             applied_next: AtomicU64::new(0),
             applied: watch::Sender::new(0),
             removed: RwLock::default(),
+            running: AtomicBool::new(false),
+            installing: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_running(&self) {
+        self.running.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_installing(&self) -> bool {
+        self.installing.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_installing(&self, installing: bool) {
+        self.installing.store(installing, Ordering::SeqCst);
     }
 
     /// The id belonged to a member that was removed.

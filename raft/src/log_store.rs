@@ -456,7 +456,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let index = last_log_id.map(|log_id| log_id.index);
         let result = inner.wal().and_then(|wal| wal.truncate_after(index));
         inner.cache.truncate_after(index);
-        inner.last = last_log_id;
+        inner.last = inner.last.min(last_log_id).max(inner.purged);
         drop(inner);
         result.map_err(|error| self.fatal(&error))
     }

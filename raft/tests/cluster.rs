@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[expect(unreachable_pub, reason = "shared by several test programs")]
 mod common;
 
 use std::time::Duration;
