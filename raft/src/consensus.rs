@@ -89,8 +89,7 @@ pub(crate) fn start(
     let durable = Durable::default();
     let wal = WalOptions { segment_bytes: config.wal_segment_bytes };
     let dir = config.data_dir.join(WAL_DIR);
-    let log =
-        LogStore::open(&dir, wal, config.log_cache_bytes, durable.clone(), fatal.clone())?;
+    let log = LogStore::open(&dir, wal, config.log_cache_bytes, durable.clone(), fatal.clone())?;
     if bootstrap == Bootstrap::Existing && log.is_pristine() {
         return Err(Error::Bootstrap(format!("{} holds no log", dir.display())));
     }
@@ -117,12 +116,8 @@ pub(crate) fn start(
         fatal.clone(),
     )
     .map_err(|error| Error::Bootstrap(error.to_string()))?;
-    let dialer = Dialer {
-        transport,
-        cluster_id: config.cluster_id,
-        node_id: config.node_id,
-        queues,
-    };
+    let dialer =
+        Dialer { transport, cluster_id: config.cluster_id, node_id: config.node_id, queues };
     let append_timeout = (2 * config.election_timeout()).max(Duration::from_secs(2));
     let network = Network::new(dialer, append_timeout);
     let (jobs, job_queue) = mpsc::unbounded_channel();
@@ -207,7 +202,8 @@ impl Drop for EndOfThread {
 }
 
 async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running, Error>>) {
-    let Parts { config, bootstrap, hub, log, store, snapshots, network, fatal, mut jobs, mut stop } = parts;
+    let Parts { config, bootstrap, hub, log, store, snapshots, network, fatal, mut jobs, mut stop } =
+        parts;
     let settings = match config.openraft() {
         Ok(settings) => settings,
         Err(error) => {
@@ -216,14 +212,14 @@ async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running,
         }
     };
     tokio::spawn(log.clone().run_deferred_sync());
-    let raft =
-        match Raft::new(config.node_id, settings, network.clone(), log.clone(), store).await {
-            Ok(raft) => raft,
-            Err(error) => {
-                let _ = ready.send(Err(Error::Stopped(error.to_string())));
-                return;
-            }
-        };
+    let raft = match Raft::new(config.node_id, settings, network.clone(), log.clone(), store).await
+    {
+        Ok(raft) => raft,
+        Err(error) => {
+            let _ = ready.send(Err(Error::Stopped(error.to_string())));
+            return;
+        }
+    };
     hub.set_running();
     let (routes, server, members) =
         spawn_tasks(&config, &raft, &hub, &log, &network, snapshots, &fatal);
@@ -364,8 +360,8 @@ impl Watcher {
         loop {
             let seen = metrics.borrow_and_update().clone();
             let membership = seen.membership_config.membership();
-            let leads = seen.state == ServerState::Leader
-                && seen.current_leader == Some(self.node_id);
+            let leads =
+                seen.state == ServerState::Leader && seen.current_leader == Some(self.node_id);
             let route = match seen.current_leader {
                 _ if leads => Route::Here,
                 Some(id) if id != self.node_id => {
@@ -417,7 +413,13 @@ impl Watcher {
         if let Some(leader) = leader {
             self.hub.queues.counters.leader_changes.fetch_add(1, Ordering::Relaxed);
             let last = self.raft.metrics().borrow_watched().local_committed.index();
-            tracing::info!(node_id = self.node_id, leader, vote, committed = last, "leader is known");
+            tracing::info!(
+                node_id = self.node_id,
+                leader,
+                vote,
+                committed = last,
+                "leader is known"
+            );
         } else {
             tracing::info!(node_id = self.node_id, vote, "no leader is known");
         }

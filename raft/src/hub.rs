@@ -135,9 +135,11 @@ impl Hub {
         let Some(waiting) = self.batches.lock().remove(&id.sequence) else { return };
         debug_assert_eq!(waiting.dests.len(), answers.len(), "one answer for each command");
         let (term, index) = (log_id.leader_id.term, log_id.index);
-        delivery.all(waiting.dests.into_iter().zip(answers).map(|(dest, applied)| {
-            (dest, Outcome::Proposed(Ok(Answer { applied, term, index })))
-        }));
+        delivery.all(
+            waiting.dests.into_iter().zip(answers).map(|(dest, applied)| {
+                (dest, Outcome::Proposed(Ok(Answer { applied, term, index })))
+            }),
+        );
     }
 
     /// Notes that everything up to `index` is applied; reads that waited for it go on.
@@ -191,9 +193,7 @@ impl Hub {
     /// Fails proposals.
     pub(crate) fn fail(&self, dests: Vec<Dest>, error: &ProposeError, delivery: &mut Delivery) {
         self.queues.counters.proposals_failed.fetch_add(dests.len() as u64, Ordering::Relaxed);
-        delivery.all(
-            dests.into_iter().map(|dest| (dest, Outcome::Proposed(Err(error.clone())))),
-        );
+        delivery.all(dests.into_iter().map(|dest| (dest, Outcome::Proposed(Err(error.clone())))));
     }
 
     /// The member stops: everything that waits is told, and every port closed.

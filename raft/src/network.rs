@@ -143,7 +143,8 @@ impl Client {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         tracing::info!(target = self.target, log_id = ?begin.meta.last_log_id, "sends a snapshot");
         let head = codec::encode(&begin);
-        if let Some(done) = self.snapshot_message(kind::SNAPSHOT_BEGIN, head, CHUNK_TIMEOUT).await? {
+        if let Some(done) = self.snapshot_message(kind::SNAPSHOT_BEGIN, head, CHUNK_TIMEOUT).await?
+        {
             return Ok(done);
         }
         loop {
@@ -180,7 +181,9 @@ impl Client {
         let reply = reply.map_err(RPCError::<TypeConfig>::from)?;
         match codec::decode(&reply) {
             Ok(Reply::Continue) => Ok(None),
-            Ok(Reply::Done(vote) | Reply::HigherVote(vote)) => Ok(Some(SnapshotResponse::new(vote))),
+            Ok(Reply::Done(vote) | Reply::HigherVote(vote)) => {
+                Ok(Some(SnapshotResponse::new(vote)))
+            }
             Ok(Reply::Refused(reason)) => {
                 // Unreachable makes openraft wait before it tries again.
                 Err(StreamingError::Unreachable(Unreachable::from_string(reason)))
@@ -208,9 +211,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: AppendRequest,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let encode = |id: u64| -> Result<BytesMut, wire::Malformed> {
-            wire::encode_append(id, &request)
-        };
+        let encode =
+            |id: u64| -> Result<BytesMut, wire::Malformed> { wire::encode_append(id, &request) };
         let reply = if self.purpose == Purpose::Heartbeat {
             let control = self.network.shared(self.target, Lane::Control);
             control.request(&self.peer, encode, Instant::now() + option.hard_ttl()).await?

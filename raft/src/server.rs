@@ -133,7 +133,11 @@ impl PeerServer {
     }
 
     /// Serves one connection until it ends.
-    pub(crate) async fn serve(self: Arc<Self>, stream: Box<dyn PeerStream>, identity: PeerIdentity) {
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        stream: Box<dyn PeerStream>,
+        identity: PeerIdentity,
+    ) {
         let Ok(_permit) = self.connections.clone().try_acquire_owned() else {
             self.refuse(&identity, &"too many peer connections");
             return;
@@ -347,9 +351,7 @@ impl PeerServer {
             kind::FORWARD => reply_frame(id, &self.forwarded(body).await)?,
             kind::READ_INDEX => reply_frame(id, &self.read_index().await)?,
             kind::CALL => reply_frame(id, &self.called(body).await)?,
-            kind::MEMBER => {
-                reply_frame(id, &self.members.change_here(decode(&body)?).await)?
-            }
+            kind::MEMBER => reply_frame(id, &self.members.change_here(decode(&body)?).await)?,
             other => return Err(unexpected(other)),
         };
         Ok(Some(reply))

@@ -108,8 +108,7 @@ impl SnapshotDir {
     /// Fills the engine from the file to install. The engine is durable then.
     pub(crate) fn import(&self, engine: &Arc<dyn Engine>) -> Result<Header, Error> {
         let path = self.path.join(INSTALL_FILE);
-        let file =
-            File::open(&path).map_err(io_error(format!("open {}", path.display())))?;
+        let file = File::open(&path).map_err(io_error(format!("open {}", path.display())))?;
         let mut file = BufReader::with_capacity(256 << 10, file);
         let mut importer = Importer::new(engine.clone())?;
         while let Some(chunk) = read_chunk(&mut file)? {
@@ -127,8 +126,7 @@ impl SnapshotDir {
     /// Begins to receive. At most one at a time: the caller sees to that.
     pub(crate) fn receive(&self) -> Result<Incoming, Error> {
         let path = self.path.join(PART_FILE);
-        let file =
-            File::create(&path).map_err(io_error(format!("create {}", path.display())))?;
+        let file = File::create(&path).map_err(io_error(format!("create {}", path.display())))?;
         let check = Importer::new(Arc::new(Discard))?;
         Ok(Incoming { dir: self.clone(), file: BufWriter::new(file), check })
     }

@@ -35,7 +35,9 @@ use crate::{
     port::Delivery,
     row::{self, ROW_HEADER_BYTES},
     snapshot::{Outgoing, Received, SnapshotDir},
-    types::{Entry, LogId, MalformedBatch, NodeId, Payload, SnapshotMeta, StoredMembership, TypeConfig},
+    types::{
+        Entry, LogId, MalformedBatch, NodeId, Payload, SnapshotMeta, StoredMembership, TypeConfig,
+    },
 };
 
 /// The last applied log id and membership, as stored beside the data.
@@ -146,6 +148,9 @@ impl StateStore {
     ) -> Result<Self, MalformedMark> {
         let applied = AppliedState::from_mark(state.read().mark())?;
         hub.set_removed(applied.removed.clone());
+        if let Some(log_id) = applied.log_id {
+            hub.applied(log_id.index, &mut Delivery::default());
+        }
         Ok(Self { state, engine, snapshots, applied, hub, flusher, flush_bytes_max, fatal })
     }
 
@@ -155,8 +160,9 @@ impl StateStore {
         let (id, commands) = match &entry.payload {
             Payload::Blank => (None, Vec::new()),
             Payload::Normal(batch) => {
-                let commands =
-                    batch.take_commands().map_err(|error| ApplyFault::Batch(log_id.index, error))?;
+                let commands = batch
+                    .take_commands()
+                    .map_err(|error| ApplyFault::Batch(log_id.index, error))?;
                 (batch.id(), commands)
             }
             Payload::Membership(membership) => {
@@ -273,8 +279,8 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         }
         // At start: openraft takes it for what may be cut from the log.
         let Some(mark) = self.flusher.durable_mark() else { return Ok(None) };
-        let durable = AppliedState::from_mark(Some(&mark))
-            .map_err(|error| self.fatal.report(&error))?;
+        let durable =
+            AppliedState::from_mark(Some(&mark)).map_err(|error| self.fatal.report(&error))?;
         Ok(Some(Snapshot { meta: durable.meta(), snapshot: SnapshotData::Durable }))
     }
 }
@@ -318,8 +324,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotData>> {
         let mark = self.flusher.sync().await;
-        let durable = AppliedState::from_mark(mark.as_ref())
-            .map_err(|error| self.fatal.report(&error))?;
+        let durable =
+            AppliedState::from_mark(mark.as_ref()).map_err(|error| self.fatal.report(&error))?;
         Ok(Snapshot { meta: durable.meta(), snapshot: SnapshotData::Durable })
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use openraft::{StorageError, testing::log::{StoreBuilder, Suite}};
+use openraft::{
+    StorageError,
+    testing::log::{StoreBuilder, Suite},
+};
 use parking_lot::RwLock;
 use tempfile::TempDir;
 use tripod_storage::{
@@ -62,9 +65,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateStore, Guard> for Builder {
         let hub = Arc::new(Hub::new(1, Arc::new(Queues::new(1 << 20))));
         hub.set_running();
         let snapshots = SnapshotDir::open(dir.path()).unwrap();
-        let store =
-            StateStore::new(state, engine, snapshots, hub, flusher.clone(), 1 << 30, fatal)
-                .unwrap();
+        let store = StateStore::new(state, engine, snapshots, hub, flusher.clone(), 1 << 30, fatal)
+            .unwrap();
         Ok((Guard(flusher, dir), log, store))
     }
 }
