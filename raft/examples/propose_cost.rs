@@ -42,9 +42,7 @@ fn main() {
         (0..members).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let peers: BTreeMap<u64, Peer> = (1..=members)
         .zip(&listeners)
-        .map(|(id, listener)| {
-            (id, Peer::at(format!("tcp://{}", listener.local_addr().unwrap())))
-        })
+        .map(|(id, listener)| (id, Peer::at(format!("tcp://{}", listener.local_addr().unwrap()))))
         .collect();
     let mut nodes = Vec::new();
     for (id, listener) in (1..=members).zip(listeners) {

@@ -30,6 +30,7 @@ use crate::{
     reads::Reads,
     route::{Route, Routes},
     server::PeerServer,
+    snapshot::SnapshotDir,
     sole::Sole,
     state_machine::StateStore,
     transport::PeerTransport,
@@ -62,6 +63,7 @@ struct Parts {
     hub: Arc<Hub>,
     log: LogStore,
     store: StateStore,
+    snapshots: SnapshotDir,
     network: Network,
     fatal: Fatal,
     jobs: mpsc::UnboundedReceiver<Job>,
@@ -87,12 +89,13 @@ pub(crate) fn start(
     let durable = Durable::default();
     let wal = WalOptions { segment_bytes: config.wal_segment_bytes };
     let dir = config.data_dir.join(WAL_DIR);
-    let log =
-        LogStore::open(&dir, wal, config.log_cache_bytes, durable.clone(), fatal.clone())?;
+    let log = LogStore::open(&dir, wal, config.log_cache_bytes, durable.clone(), fatal.clone())?;
     if bootstrap == Bootstrap::Existing && log.is_pristine() {
         return Err(Error::Bootstrap(format!("{} holds no log", dir.display())));
     }
     log.claim(config.cluster_id, config.node_id)?;
+    let snapshots = SnapshotDir::open(&config.data_dir)?;
+    snapshots.recover(&engine)?;
     let state = StateMachine::open(engine.clone(), config.state.clone())?;
     let state = Arc::new(RwLock::new(state));
     let settings = FlushSettings {
@@ -100,23 +103,21 @@ pub(crate) fn start(
         interval: Duration::from_millis(config.flush_interval_ms),
         sync_interval: Duration::from_millis(config.engine_sync_interval_ms),
     };
-    let flusher = Flusher::start(state.clone(), engine, settings, durable, fatal.clone())?;
+    let flusher = Flusher::start(state.clone(), engine.clone(), settings, durable, fatal.clone())?;
     let queues = Arc::new(Queues::new(config.request_bytes_max));
     let hub = Arc::new(Hub::new(config.node_id, queues.clone()));
     let store = StateStore::new(
         state.clone(),
+        engine,
+        snapshots.clone(),
         hub.clone(),
         flusher.clone(),
         config.flush_bytes_max,
         fatal.clone(),
     )
     .map_err(|error| Error::Bootstrap(error.to_string()))?;
-    let dialer = Dialer {
-        transport,
-        cluster_id: config.cluster_id,
-        node_id: config.node_id,
-        queues,
-    };
+    let dialer =
+        Dialer { transport, cluster_id: config.cluster_id, node_id: config.node_id, queues };
     let append_timeout = (2 * config.election_timeout()).max(Duration::from_secs(2));
     let network = Network::new(dialer, append_timeout);
     let (jobs, job_queue) = mpsc::unbounded_channel();
@@ -127,6 +128,7 @@ pub(crate) fn start(
         hub: hub.clone(),
         log: log.clone(),
         store,
+        snapshots,
         network: network.clone(),
         fatal,
         jobs: job_queue,
@@ -200,7 +202,8 @@ impl Drop for EndOfThread {
 }
 
 async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running, Error>>) {
-    let Parts { config, bootstrap, hub, log, store, network, fatal, mut jobs, mut stop } = parts;
+    let Parts { config, bootstrap, hub, log, store, snapshots, network, fatal, mut jobs, mut stop } =
+        parts;
     let settings = match config.openraft() {
         Ok(settings) => settings,
         Err(error) => {
@@ -209,15 +212,17 @@ async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running,
         }
     };
     tokio::spawn(log.clone().run_deferred_sync());
-    let raft =
-        match Raft::new(config.node_id, settings, network.clone(), log.clone(), store).await {
-            Ok(raft) => raft,
-            Err(error) => {
-                let _ = ready.send(Err(Error::Stopped(error.to_string())));
-                return;
-            }
-        };
-    let (routes, server, members) = spawn_tasks(&config, &raft, &hub, &log, &network, &fatal);
+    let raft = match Raft::new(config.node_id, settings, network.clone(), log.clone(), store).await
+    {
+        Ok(raft) => raft,
+        Err(error) => {
+            let _ = ready.send(Err(Error::Stopped(error.to_string())));
+            return;
+        }
+    };
+    hub.set_running();
+    let (routes, server, members) =
+        spawn_tasks(&config, &raft, &hub, &log, &network, snapshots, &fatal);
     tokio::spawn(initialize(config.clone(), bootstrap, raft.clone()));
     let running = Running { raft: raft.clone(), routes, server, members };
     if ready.send(Ok(running)).is_err() {
@@ -254,6 +259,7 @@ fn spawn_tasks(
     hub: &Arc<Hub>,
     log: &LogStore,
     network: &Network,
+    snapshots: SnapshotDir,
     fatal: &Fatal,
 ) -> (Routes, Arc<PeerServer>, Members) {
     let (route, routes) = watch::channel(Route::None);
@@ -303,6 +309,7 @@ fn spawn_tasks(
         routes.clone(),
         members.clone(),
         hold,
+        snapshots,
     ));
     let watcher = Watcher {
         node_id: config.node_id,
@@ -353,8 +360,8 @@ impl Watcher {
         loop {
             let seen = metrics.borrow_and_update().clone();
             let membership = seen.membership_config.membership();
-            let leads = seen.state == ServerState::Leader
-                && seen.current_leader == Some(self.node_id);
+            let leads =
+                seen.state == ServerState::Leader && seen.current_leader == Some(self.node_id);
             let route = match seen.current_leader {
                 _ if leads => Route::Here,
                 Some(id) if id != self.node_id => {
@@ -406,7 +413,13 @@ impl Watcher {
         if let Some(leader) = leader {
             self.hub.queues.counters.leader_changes.fetch_add(1, Ordering::Relaxed);
             let last = self.raft.metrics().borrow_watched().local_committed.index();
-            tracing::info!(node_id = self.node_id, leader, vote, committed = last, "leader is known");
+            tracing::info!(
+                node_id = self.node_id,
+                leader,
+                vote,
+                committed = last,
+                "leader is known"
+            );
         } else {
             tracing::info!(node_id = self.node_id, vote, "no leader is known");
         }

@@ -199,6 +199,8 @@ impl Flusher {
         {
             tracing::error!("the flush thread panicked");
         }
+        // An installation that outlives its task still has the engine.
+        drop(self.shared.busy.lock());
     }
 }
 

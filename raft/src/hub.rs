@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -48,6 +48,10 @@ pub(crate) struct Hub {
     applied: watch::Sender<u64>,
     /// Ids of members that left the cluster.
     removed: RwLock<BTreeSet<NodeId>>,
+    /// openraft has recovered and runs.
+    running: AtomicBool,
+    /// A snapshot is replacing the state: locking it may take long.
+    installing: AtomicBool,
 }
 
 impl Hub {
@@ -62,7 +66,25 @@ impl Hub {
             applied_next: AtomicU64::new(0),
             applied: watch::Sender::new(0),
             removed: RwLock::default(),
+            running: AtomicBool::new(false),
+            installing: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_running(&self) {
+        self.running.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_installing(&self) -> bool {
+        self.installing.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_installing(&self, installing: bool) {
+        self.installing.store(installing, Ordering::SeqCst);
     }
 
     /// The id belonged to a member that was removed.
@@ -113,9 +135,11 @@ impl Hub {
         let Some(waiting) = self.batches.lock().remove(&id.sequence) else { return };
         debug_assert_eq!(waiting.dests.len(), answers.len(), "one answer for each command");
         let (term, index) = (log_id.leader_id.term, log_id.index);
-        delivery.all(waiting.dests.into_iter().zip(answers).map(|(dest, applied)| {
-            (dest, Outcome::Proposed(Ok(Answer { applied, term, index })))
-        }));
+        delivery.all(
+            waiting.dests.into_iter().zip(answers).map(|(dest, applied)| {
+                (dest, Outcome::Proposed(Ok(Answer { applied, term, index })))
+            }),
+        );
     }
 
     /// Notes that everything up to `index` is applied; reads that waited for it go on.
@@ -169,9 +193,7 @@ impl Hub {
     /// Fails proposals.
     pub(crate) fn fail(&self, dests: Vec<Dest>, error: &ProposeError, delivery: &mut Delivery) {
         self.queues.counters.proposals_failed.fetch_add(dests.len() as u64, Ordering::Relaxed);
-        delivery.all(
-            dests.into_iter().map(|dest| (dest, Outcome::Proposed(Err(error.clone())))),
-        );
+        delivery.all(dests.into_iter().map(|dest| (dest, Outcome::Proposed(Err(error.clone())))));
     }
 
     /// The member stops: everything that waits is told, and every port closed.

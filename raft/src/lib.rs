@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `types`, `row` | the openraft type configuration; entries as bytes, encoded once |
 //! | `log_store`, `state_machine`, `flusher` | openraft's storage over the storage crate |
+//! | `snapshot` | whole states between members |
 //! | `queue`, `port`, `hub` | requests in, answers out |
 //! | `proposer`, `reads`, `members`, `sole` | what the consensus thread does with them |
 //! | `wire`, `link`, `network`, `server`, `transport` | peers: frames, clients, connections served |
@@ -31,8 +32,11 @@ mod reads;
 mod route;
 mod row;
 mod server;
+mod snapshot;
 mod sole;
 mod state_machine;
+#[cfg(test)]
+mod storage_suite;
 pub mod testing;
 mod transport;
 pub mod types;

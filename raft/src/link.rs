@@ -27,9 +27,7 @@ use crate::{
     queue::Queues,
     transport::{PeerStream, PeerTransport},
     types::{NodeId, Peer},
-    wire::{
-        self, Frame, FrameReader, Hello, Lane, Malformed, Status, WELCOME_BYTES, WIRE_VERSION,
-    },
+    wire::{self, Frame, FrameReader, Hello, Lane, Malformed, Status, WELCOME_BYTES, WIRE_VERSION},
 };
 
 /// Longest time to connect and greet.

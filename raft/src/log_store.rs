@@ -177,9 +177,9 @@ impl LogStore {
         };
         let committed = match wal.meta(META_COMMITTED) {
             None => None,
-            Some(bytes) => Some(
-                row::log_id_of(&bytes).map_err(|error| corrupt("commit", error.to_string()))?,
-            ),
+            Some(bytes) => {
+                Some(row::log_id_of(&bytes).map_err(|error| corrupt("commit", error.to_string()))?)
+            }
         };
         let purged = match wal.purged() {
             None => None,
@@ -199,7 +199,8 @@ impl LogStore {
             }
         };
         let cache = Cache { bytes_max: cache_bytes, ..Cache::default() };
-        let inner = Inner { wal: Some(wal), cache, vote, committed, last, purged, waiting: Vec::new() };
+        let inner =
+            Inner { wal: Some(wal), cache, vote, committed, last, purged, waiting: Vec::new() };
         let shared = Shared {
             inner: Mutex::new(inner),
             deferred: AtomicBool::new(false),
@@ -456,7 +457,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let index = last_log_id.map(|log_id| log_id.index);
         let result = inner.wal().and_then(|wal| wal.truncate_after(index));
         inner.cache.truncate_after(index);
-        inner.last = last_log_id;
+        inner.last = inner.last.min(last_log_id).max(inner.purged);
         drop(inner);
         result.map_err(|error| self.fatal(&error))
     }

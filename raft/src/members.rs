@@ -349,9 +349,8 @@ fn member_error(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> 
             MemberError::NotLeader { leader: forward.leader_id }
         }
         RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
-            ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_) => {
-                MemberError::InProgress
-            }
+            ChangeMembershipError::InProgress(_)
+            | ChangeMembershipError::UncommittedLeaderLog(_) => MemberError::InProgress,
             ChangeMembershipError::EmptyMembership(_) => MemberError::NotEnoughStarted,
             ChangeMembershipError::LearnerNotFound(_) => MemberError::NotFound,
             _ => MemberError::InProgress,

@@ -1,12 +1,16 @@
 //! openraft's network over links: which request takes which lane, and its deadline.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use openraft::{
-    RaftNetworkFactory, RaftNetworkV2,
+    RaftNetworkFactory, RaftNetworkV2, StorageError,
     alias::SnapshotOf,
-    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
+    errors::{ErrorSource, NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::RPCOption,
     raft::{
         AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
@@ -20,6 +24,7 @@ use tripod_storage::codec;
 
 use crate::{
     link::{Dialer, Exclusive, LinkError, Shared},
+    snapshot::{Begin, Outgoing, Reply},
     state_machine::SnapshotData,
     types::{NodeId, Peer, TypeConfig, Vote},
     wire::{self, AppendRequest, Lane, kind},
@@ -34,6 +39,10 @@ pub(crate) struct Network {
     append_timeout: Duration,
 }
 
+/// Longest time for one chunk of a snapshot, and for installing it at the end.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
+
 impl Network {
     pub(crate) fn new(dialer: Dialer, append_timeout: Duration) -> Self {
         Self { dialer, shared: Arc::default(), append_timeout }
@@ -46,11 +55,6 @@ impl Network {
             .entry((target, lane))
             .or_insert_with(|| Shared::new(self.dialer.clone(), target, lane))
             .clone()
-    }
-
-    /// Forgets the connections to a member that is gone.
-    pub(crate) fn forget(&self, target: NodeId) {
-        self.shared.lock().retain(|(id, _), _| *id != target);
     }
 
     fn client(&self, target: NodeId, peer: &Peer, purpose: Purpose) -> Client {
@@ -130,6 +134,75 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Sends a snapshot chunk by chunk, each after the answer to the one before.
+    async fn send_snapshot(
+        &mut self,
+        begin: Begin,
+        mut outgoing: Box<Outgoing>,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tracing::info!(target = self.target, log_id = ?begin.meta.last_log_id, "sends a snapshot");
+        let head = codec::encode(&begin);
+        if let Some(done) = self.snapshot_message(kind::SNAPSHOT_BEGIN, head, CHUNK_TIMEOUT).await?
+        {
+            return Ok(done);
+        }
+        loop {
+            // Reads history from the engine: not on the consensus thread.
+            let next = tokio::task::spawn_blocking(move || {
+                let chunk = outgoing.next_chunk();
+                (outgoing, chunk)
+            });
+            let (returned, chunk) = next.await.map_err(|error| storage_error(&error))?;
+            outgoing = returned;
+            let Some(chunk) = chunk.map_err(|error| storage_error(&error))? else { break };
+            let sent = self.snapshot_message(kind::SNAPSHOT_CHUNK, chunk, CHUNK_TIMEOUT).await?;
+            if let Some(done) = sent {
+                return Ok(done);
+            }
+        }
+        drop(outgoing);
+        let end = self.snapshot_message(kind::SNAPSHOT_END, Vec::new(), INSTALL_TIMEOUT).await?;
+        let done = end.ok_or_else(|| network_error("the snapshot's end was not understood"))?;
+        let counters = &self.network.dialer.queues.counters;
+        counters.snapshots_sent.fetch_add(1, Ordering::Relaxed);
+        Ok(done)
+    }
+
+    /// Sends one message of a transfer; `Some` when the transfer is over.
+    async fn snapshot_message(
+        &mut self,
+        kind: u8,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<Option<SnapshotResponse<TypeConfig>>, StreamingError<TypeConfig>> {
+        let encode = |id| wire::encode_frame(kind, id, &[&body]);
+        let reply = self.exclusive.request(encode, Instant::now() + timeout).await;
+        let reply = reply.map_err(RPCError::<TypeConfig>::from)?;
+        match codec::decode(&reply) {
+            Ok(Reply::Continue) => Ok(None),
+            Ok(Reply::Done(vote) | Reply::HigherVote(vote)) => {
+                Ok(Some(SnapshotResponse::new(vote)))
+            }
+            Ok(Reply::Refused(reason)) => {
+                // Unreachable makes openraft wait before it tries again.
+                Err(StreamingError::Unreachable(Unreachable::from_string(reason)))
+            }
+            Err(error) => Err(network_error(&error.to_string())),
+        }
+    }
+}
+
+fn network_error(text: &str) -> StreamingError<TypeConfig> {
+    StreamingError::Network(NetworkError::from_string(text))
+}
+
+/// Reading the own state failed: openraft stops the member.
+fn storage_error<E: std::error::Error + 'static>(error: &E) -> StreamingError<TypeConfig> {
+    let source = openraft::impls::BoxedErrorSource::from_error(error);
+    StreamingError::StorageError(StorageError::read_snapshot(None, source))
+}
+
 impl RaftNetworkV2<TypeConfig> for Client {
     type SnapshotData = SnapshotData;
 
@@ -138,9 +211,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: AppendRequest,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let encode = |id: u64| -> Result<BytesMut, wire::Malformed> {
-            wire::encode_append(id, &request)
-        };
+        let encode =
+            |id: u64| -> Result<BytesMut, wire::Malformed> { wire::encode_append(id, &request) };
         let reply = if self.purpose == Purpose::Heartbeat {
             let control = self.network.shared(self.target, Lane::Control);
             control.request(&self.peer, encode, Instant::now() + option.hard_ttl()).await?
@@ -177,11 +249,19 @@ impl RaftNetworkV2<TypeConfig> for Client {
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
-        _snapshot: SnapshotOf<TypeConfig, SnapshotData>,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(StreamingError::Unreachable(Unreachable::from_string("snapshots are being written")))
+        let SnapshotData::Export(export) = snapshot.snapshot else {
+            let error = Unreachable::from_string("this snapshot cannot be sent");
+            return Err(StreamingError::Unreachable(error));
+        };
+        let begin = Begin { vote, meta: snapshot.meta };
+        tokio::select! {
+            sent = self.send_snapshot(begin, export) => sent,
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
     }
 }

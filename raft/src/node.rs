@@ -247,6 +247,12 @@ impl Node {
         &self.inner.state
     }
 
+    /// A snapshot from the leader is replacing the state: [`Node::state`] may be locked for as
+    /// long as that takes. Refuse reads rather than wait on a front-end thread.
+    pub fn is_installing_snapshot(&self) -> bool {
+        self.inner.hub.is_installing()
+    }
+
     /// The same, to keep.
     pub fn state_handle(&self) -> Arc<RwLock<StateMachine>> {
         self.inner.state.clone()

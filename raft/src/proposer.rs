@@ -83,8 +83,7 @@ impl Proposer {
         loop {
             let routed = *self.routes.borrow() != Route::None;
             let held = self.hold.load(Ordering::SeqCst);
-            let free =
-                routed && !held && retry.is_empty() && in_flight.len() < self.in_flight_max;
+            let free = routed && !held && retry.is_empty() && in_flight.len() < self.in_flight_max;
             let queues = &self.hub.queues;
             tokio::select! {
                 biased;
@@ -116,8 +115,7 @@ impl Proposer {
 
     /// Makes a batch of what waits and remembers its callers.
     fn begin(&self, chunk: Chunk, sequence: u64) -> Attempt {
-        let id =
-            BatchId { node: self.hub.node_id, incarnation: self.hub.incarnation, sequence };
+        let id = BatchId { node: self.hub.node_id, incarnation: self.hub.incarnation, sequence };
         let deadline = chunk.since + self.timeout;
         let batch = Batch::decoded(chunk.writer.finish(id), chunk.commands);
         self.hub.expect_batch(sequence, chunk.dests, deadline);
@@ -159,9 +157,7 @@ impl Proposer {
             Route::There(leader, peer) => {
                 self.hub.queues.counters.forwarded.fetch_add(1, Ordering::Relaxed);
                 let network = self.network.clone();
-                Some(Box::pin(
-                    async move { forward(&network, leader, &peer, attempt).await },
-                ))
+                Some(Box::pin(async move { forward(&network, leader, &peer, attempt).await }))
             }
         }
     }

@@ -32,6 +32,8 @@ use crate::{
     node::Raft,
     port::Dest,
     route::{Route, Routes},
+    snapshot::{self, Begin, Reply, SnapshotDir},
+    state_machine::SnapshotData,
     transport::{PeerIdentity, PeerStream},
     types::{Batch, NodeId},
     wire::{
@@ -75,6 +77,8 @@ pub(crate) struct PeerServer {
     pub(crate) handlers: RwLock<HashMap<u8, CallHandler>>,
     members: Members,
     hold: Arc<AtomicBool>,
+    /// Locked while a snapshot comes in: one at a time.
+    snapshots: tokio::sync::Mutex<SnapshotDir>,
     connections: Arc<Semaphore>,
     refusals: Refusals,
 }
@@ -111,6 +115,7 @@ impl PeerServer {
         routes: Routes,
         members: Members,
         hold: Arc<AtomicBool>,
+        snapshots: SnapshotDir,
     ) -> Self {
         Self {
             cluster_id,
@@ -121,13 +126,18 @@ impl PeerServer {
             handlers: RwLock::default(),
             members,
             hold,
+            snapshots: tokio::sync::Mutex::new(snapshots),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             refusals: Refusals::default(),
         }
     }
 
     /// Serves one connection until it ends.
-    pub(crate) async fn serve(self: Arc<Self>, stream: Box<dyn PeerStream>, identity: PeerIdentity) {
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        stream: Box<dyn PeerStream>,
+        identity: PeerIdentity,
+    ) {
         let Ok(_permit) = self.connections.clone().try_acquire_owned() else {
             self.refuse(&identity, &"too many peer connections");
             return;
@@ -156,7 +166,7 @@ impl PeerServer {
         match hello.lane {
             Lane::Append => self.serve_append(reader, writer).await,
             Lane::Control | Lane::Forward => self.serve_requests(reader, writer).await,
-            Lane::Snapshot => Err(io::ErrorKind::Unsupported.into()),
+            Lane::Snapshot => self.serve_snapshots(reader, writer).await,
         }
     }
 
@@ -196,14 +206,80 @@ impl PeerServer {
             let request = wire::decode_append(frame.body)?;
             let Ok(reply) = self.raft.append_entries(request).await else { return Ok(()) };
             let bytes = reply_frame(frame.id, &reply)?;
-            timeout(FRAME_TIMEOUT, async {
-                writer.write_all(&bytes).await?;
-                writer.flush().await
-            })
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            send(&mut writer, &bytes).await?;
         }
         Ok(())
+    }
+
+    /// Whole states, one after the other.
+    async fn serve_snapshots(&self, mut reader: Reader, mut writer: Writer) -> io::Result<()> {
+        while let Some(frame) = next_frame(&mut reader).await? {
+            if frame.kind != kind::SNAPSHOT_BEGIN {
+                return Err(unexpected(frame.kind));
+            }
+            let begin: Begin = decode(&frame.body)?;
+            let Ok(dir) = self.snapshots.try_lock() else {
+                let busy = Reply::Refused("another snapshot is coming in".into());
+                send(&mut writer, &reply_frame(frame.id, &busy)?).await?;
+                continue;
+            };
+            self.receive_snapshot(&dir, begin, frame.id, &mut reader, &mut writer).await?;
+        }
+        Ok(())
+    }
+
+    /// Receives and installs one snapshot. A fault of this member's disk is the sender's
+    /// business only as a refusal; a fault of the data closes the connection.
+    async fn receive_snapshot(
+        &self,
+        dir: &SnapshotDir,
+        begin: Begin,
+        first_id: u64,
+        reader: &mut Reader,
+        writer: &mut Writer,
+    ) -> io::Result<()> {
+        let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await;
+        let Ok(mine) = vote else { return Ok(()) };
+        if begin.vote < mine {
+            return send(writer, &reply_frame(first_id, &Reply::HigherVote(mine))?).await;
+        }
+        tracing::info!(log_id = ?begin.meta.last_log_id, "receives a snapshot");
+        let dir = dir.clone();
+        let incoming = tokio::task::spawn_blocking(move || dir.receive()).await;
+        let mut incoming = incoming.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        send(writer, &reply_frame(first_id, &Reply::Continue)?).await?;
+        loop {
+            let frame = timeout(FRAME_TIMEOUT, next_frame(reader))
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "a snapshot stopped"))??;
+            let Some(frame) = frame else { return Ok(()) };
+            match frame.kind {
+                kind::SNAPSHOT_CHUNK => {
+                    let written = tokio::task::spawn_blocking(move || {
+                        let result = incoming.chunk(&frame.body);
+                        (incoming, result)
+                    });
+                    let (returned, result) = written.await.map_err(io::Error::other)?;
+                    result.map_err(io::Error::other)?;
+                    incoming = returned;
+                    send(writer, &reply_frame(frame.id, &Reply::Continue)?).await?;
+                }
+                kind::SNAPSHOT_END => {
+                    let whole = tokio::task::spawn_blocking(move || incoming.complete()).await;
+                    let (received, header) =
+                        whole.map_err(io::Error::other)?.map_err(io::Error::other)?;
+                    if !snapshot::is_of(&header, &begin.meta) {
+                        return Err(io::Error::other("a snapshot of another log position"));
+                    }
+                    let data = SnapshotData::Received(received);
+                    let whole = openraft::Snapshot { meta: begin.meta, snapshot: data };
+                    let done = self.raft.install_full_snapshot(begin.vote, whole).await;
+                    let Ok(done) = done else { return Ok(()) };
+                    return send(writer, &reply_frame(frame.id, &Reply::Done(done.vote))?).await;
+                }
+                other => return Err(unexpected(other)),
+            }
+        }
     }
 
     /// Small requests: many at a time, answered in any order.
@@ -215,12 +291,7 @@ impl PeerServer {
         let (replies, mut queue) = mpsc::channel::<BytesMut>(REQUESTS_PER_CONNECTION_MAX);
         let writing = async move {
             while let Some(bytes) = queue.recv().await {
-                timeout(FRAME_TIMEOUT, async {
-                    writer.write_all(&bytes).await?;
-                    writer.flush().await
-                })
-                .await
-                .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                send(&mut writer, &bytes).await?;
             }
             Ok(())
         };
@@ -280,9 +351,7 @@ impl PeerServer {
             kind::FORWARD => reply_frame(id, &self.forwarded(body).await)?,
             kind::READ_INDEX => reply_frame(id, &self.read_index().await)?,
             kind::CALL => reply_frame(id, &self.called(body).await)?,
-            kind::MEMBER => {
-                reply_frame(id, &self.members.change_here(decode(&body)?).await)?
-            }
+            kind::MEMBER => reply_frame(id, &self.members.change_here(decode(&body)?).await)?,
             other => return Err(unexpected(other)),
         };
         Ok(Some(reply))
@@ -352,6 +421,15 @@ async fn next_frame(reader: &mut Reader) -> io::Result<Option<Frame>> {
         }
         Err(_) => Ok(None),
     }
+}
+
+/// Writes a frame, with a deadline for peers that do not read.
+async fn send(writer: &mut Writer, bytes: &[u8]) -> io::Result<()> {
+    let write = async {
+        writer.write_all(bytes).await?;
+        writer.flush().await
+    };
+    timeout(FRAME_TIMEOUT, write).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 fn decode<T: DeserializeOwned>(body: &Bytes) -> io::Result<T> {

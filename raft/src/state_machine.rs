@@ -8,12 +8,16 @@
 //!   log in front of what a restart would need; what is sent to a follower is the state applied
 //!   when it is sent.
 
-use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use openraft::{
-    OptionalSend, RaftSnapshotBuilder,
+    OptionalSend, RaftSnapshotBuilder, Snapshot,
     alias::SnapshotOf,
     storage::{EntryResponder, RaftStateMachine},
 };
@@ -21,6 +25,7 @@ use parking_lot::RwLock;
 use tripod_storage::{
     apply::{Mark, StateMachine},
     codec,
+    engine::Engine,
 };
 
 use crate::{
@@ -29,7 +34,10 @@ use crate::{
     hub::Hub,
     port::Delivery,
     row::{self, ROW_HEADER_BYTES},
-    types::{Entry, LogId, MalformedBatch, NodeId, Payload, SnapshotMeta, StoredMembership, TypeConfig},
+    snapshot::{Outgoing, Received, SnapshotDir},
+    types::{
+        Entry, LogId, MalformedBatch, NodeId, Payload, SnapshotMeta, StoredMembership, TypeConfig,
+    },
 };
 
 /// The last applied log id and membership, as stored beside the data.
@@ -98,16 +106,20 @@ impl AppliedState {
 /// What openraft passes around as a snapshot.
 #[derive(Debug)]
 pub(crate) enum SnapshotData {
-    /// The live state: exported when it is sent.
-    Live,
-    /// A complete, verified file received from the leader.
-    Received(PathBuf),
+    /// Only that the state is durable up to a point; the data is the engine.
+    Durable,
+    /// A consistent view of the live state, to be sent.
+    Export(Box<Outgoing>),
+    /// A whole, verified snapshot from the leader, to be installed.
+    Received(Received),
 }
 
 /// openraft's handle of the state machine.
 #[derive(Debug)]
 pub(crate) struct StateStore {
     state: Arc<RwLock<StateMachine>>,
+    engine: Arc<dyn Engine>,
+    snapshots: SnapshotDir,
     applied: AppliedState,
     hub: Arc<Hub>,
     flusher: Flusher,
@@ -127,6 +139,8 @@ enum ApplyFault {
 impl StateStore {
     pub(crate) fn new(
         state: Arc<RwLock<StateMachine>>,
+        engine: Arc<dyn Engine>,
+        snapshots: SnapshotDir,
         hub: Arc<Hub>,
         flusher: Flusher,
         flush_bytes_max: u64,
@@ -134,7 +148,10 @@ impl StateStore {
     ) -> Result<Self, MalformedMark> {
         let applied = AppliedState::from_mark(state.read().mark())?;
         hub.set_removed(applied.removed.clone());
-        Ok(Self { state, applied, hub, flusher, flush_bytes_max, fatal })
+        if let Some(log_id) = applied.log_id {
+            hub.applied(log_id.index, &mut Delivery::default());
+        }
+        Ok(Self { state, engine, snapshots, applied, hub, flusher, flush_bytes_max, fatal })
     }
 
     /// Applies one entry and hands its answers to whoever waits for them here.
@@ -143,8 +160,9 @@ impl StateStore {
         let (id, commands) = match &entry.payload {
             Payload::Blank => (None, Vec::new()),
             Payload::Normal(batch) => {
-                let commands =
-                    batch.take_commands().map_err(|error| ApplyFault::Batch(log_id.index, error))?;
+                let commands = batch
+                    .take_commands()
+                    .map_err(|error| ApplyFault::Batch(log_id.index, error))?;
                 (batch.id(), commands)
             }
             Payload::Membership(membership) => {
@@ -208,17 +226,90 @@ impl RaftStateMachine<TypeConfig> for StateStore {
 
     async fn install_snapshot(
         &mut self,
-        _meta: &SnapshotMeta,
-        _snapshot: SnapshotData,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
     ) -> io::Result<()> {
-        Err(io::Error::other("snapshots are being written"))
+        let dir = self.snapshots.clone();
+        let received = match snapshot {
+            SnapshotData::Received(received) => received,
+            SnapshotData::Export(outgoing) => {
+                copy(&dir, *outgoing).map_err(|error| self.fatal.report(&error))?
+            }
+            SnapshotData::Durable => {
+                return Err(io::Error::other("this snapshot has no data of its own"));
+            }
+        };
+        let (state, engine, flusher) =
+            (self.state.clone(), self.engine.clone(), self.flusher.clone());
+        self.hub.set_installing(true);
+        // Long and blocking: not on the consensus thread, which goes on answering its leader.
+        let installed = tokio::task::spawn_blocking(move || {
+            flusher.exclusive(|| install(received, &state, &engine))
+        });
+        let installed = installed.await.map_err(io::Error::other);
+        self.hub.set_installing(false);
+        installed?.map_err(|error| self.fatal.report(&error))?;
+        self.applied = AppliedState::from_mark(self.state.read().mark())
+            .map_err(|error| self.fatal.report(&error))?;
+        if self.applied.log_id != meta.last_log_id {
+            self.fatal.report_text("an installed snapshot is not what its sender announced");
+            return Err(io::Error::other("wrong snapshot"));
+        }
+        self.hub.set_removed(self.applied.removed.clone());
+        self.hub.queues.counters.snapshots_received.fetch_add(1, Ordering::Relaxed);
+        let mut delivery = Delivery::default();
+        if let Some(log_id) = self.applied.log_id {
+            tracing::info!(%log_id, "installed a snapshot");
+            self.hub.applied(log_id.index, &mut delivery);
+        }
+        delivery.wake();
+        Ok(())
     }
 
     async fn get_current_snapshot(
         &mut self,
     ) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotData>>> {
-        Ok(None)
+        if self.hub.is_running() {
+            // To be sent: what is applied now.
+            if self.applied.log_id.is_none() {
+                return Ok(None);
+            }
+            let snapshot = SnapshotData::Export(Box::new(Outgoing::new(self.state.clone())));
+            return Ok(Some(Snapshot { meta: self.applied.meta(), snapshot }));
+        }
+        // At start: openraft takes it for what may be cut from the log.
+        let Some(mark) = self.flusher.durable_mark() else { return Ok(None) };
+        let durable =
+            AppliedState::from_mark(Some(&mark)).map_err(|error| self.fatal.report(&error))?;
+        Ok(Some(Snapshot { meta: durable.meta(), snapshot: SnapshotData::Durable }))
     }
+}
+
+/// Takes in a state of this process.
+fn copy(dir: &SnapshotDir, mut outgoing: Outgoing) -> Result<Received, tripod_storage::Error> {
+    let mut incoming = dir.receive()?;
+    while let Some(chunk) = outgoing.next_chunk()? {
+        incoming.chunk(&chunk)?;
+    }
+    Ok(incoming.complete()?.0)
+}
+
+/// Replaces engine and state by a received snapshot; the mark that is then durable.
+///
+/// Readers wait for the lock meanwhile: the old state could not read the cleared engine.
+fn install(
+    received: Received,
+    state: &RwLock<StateMachine>,
+    engine: &Arc<dyn Engine>,
+) -> Result<Option<Mark>, tripod_storage::Error> {
+    let dir = received.commit()?;
+    let mut state = state.write();
+    let header = dir.import(engine)?;
+    let options = state.options().clone();
+    *state = StateMachine::open(engine.clone(), options)?;
+    drop(state);
+    dir.finish()?;
+    Ok(header.mark)
 }
 
 /// Makes the applied state durable; that is all a snapshot is here.
@@ -233,8 +324,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotData>> {
         let mark = self.flusher.sync().await;
-        let durable = AppliedState::from_mark(mark.as_ref())
-            .map_err(|error| self.fatal.report(&error))?;
-        Ok(SnapshotOf::<TypeConfig, SnapshotData> { meta: durable.meta(), snapshot: SnapshotData::Live })
+        let durable =
+            AppliedState::from_mark(mark.as_ref()).map_err(|error| self.fatal.report(&error))?;
+        Ok(Snapshot { meta: durable.meta(), snapshot: SnapshotData::Durable })
     }
 }

@@ -153,7 +153,8 @@ impl PeerTransport for TestTransport {
                 .ok_or(io::ErrorKind::AddrNotAvailable)?;
             let mut faults = self.network.faults.subscribe();
             let (there, back) = ((self.from, to), (to, self.from));
-            let open = |faults: &Faults| !faults.cut.contains(&there) && !faults.cut.contains(&back);
+            let open =
+                |faults: &Faults| !faults.cut.contains(&there) && !faults.cut.contains(&back);
             faults.wait_for(open).await.map_err(|_| io::ErrorKind::NotConnected)?;
             let node = self.network.nodes.lock().get(&to).cloned();
             let node = node.ok_or(io::ErrorKind::ConnectionRefused)?;
@@ -163,7 +164,8 @@ impl PeerTransport for TestTransport {
             let (far_read, far_write) = split(far_pump);
             tokio::spawn(pump(self.network.clone(), there, near_read, far_write));
             tokio::spawn(pump(self.network.clone(), back, far_read, near_write));
-            let identity = PeerIdentity { address: format!("{SCHEME}{}", self.from), names: vec![] };
+            let identity =
+                PeerIdentity { address: format!("{SCHEME}{}", self.from), names: vec![] };
             let server = node.clone();
             node.spawn_on_consensus(move || {
                 Box::pin(async move { server.serve_peer(Box::new(far), identity).await })

@@ -444,6 +444,8 @@ fn decode_body(body: &Bytes) {
     }
     let _ = codec::decode::<openraft::raft::VoteRequest<TypeConfig>>(body);
     let _ = codec::decode::<openraft::raft::TransferLeaderRequest<TypeConfig>>(body);
+    let _ = codec::decode::<crate::snapshot::Begin>(body);
+    let _ = codec::decode::<crate::snapshot::Reply>(body);
     let _ = codec::decode::<ForwardReply>(body);
     let _ = codec::decode::<ReadIndexReply>(body);
     let _ = codec::decode::<CallReply>(body);

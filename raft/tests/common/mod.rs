@@ -97,6 +97,12 @@ impl Cluster {
         self.engines[&id].crash();
     }
 
+    /// Ends a member that left the cluster.
+    pub async fn remove(&mut self, id: NodeId) {
+        self.network.detach(id);
+        self.nodes.remove(&id).unwrap().shutdown().await;
+    }
+
     pub async fn restart(&mut self, id: NodeId) {
         self.network.detach(id);
         self.nodes.remove(&id).unwrap().shutdown().await;
