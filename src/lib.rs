@@ -1,3 +1,4 @@
 //! Tripod: an embedded, etcd-compatible key-value store on Raft.
 
 pub mod api;
+pub mod frontend;
