@@ -6,8 +6,8 @@
 //! acceptor hands them out, the first few to a thread of the caller's choice.
 //!
 //! Invariants:
-//! - at most `connections_max` connections are open, half-open ones included; more wait in the
-//!   kernel's backlog;
+//! - at most `connections_max` connections are served, half-open ones included; one more per
+//!   listener is accepted and waits, the rest wait in the kernel's backlog;
 //! - a port another process listens on is refused, though our own sockets share it;
 //! - after a shutdown began no connection is accepted, and every one ends within the drain
 //!   timeout.

@@ -329,3 +329,13 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         Ok(Snapshot { meta: durable.meta(), snapshot: SnapshotData::Durable })
     }
 }
+
+/// A lease ends only in the term of the leader that saw it expire: its successor has given it
+/// its time again. Equal on every member, as the log has both terms.
+fn drop_expiries_of_other_terms(commands: &mut [Command], entry_term: u64) {
+    for command in commands {
+        if matches!(command, Command::LeaseExpire { term, .. } if *term != entry_term) {
+            *command = Command::Noop;
+        }
+    }
+}

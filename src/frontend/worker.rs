@@ -119,15 +119,20 @@ impl Acceptor {
     }
 }
 
-/// Accepts one connection once the limit allows one more; `None` when the limit is gone.
+/// Accepts one connection and waits until the limit allows it; `None` when the limit is gone.
+///
+/// The wait comes second, so that a listener without clients holds no place; one accepted
+/// connection per listener may wait.
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
     loop {
         match listener.accept().await {
-            Ok((socket, remote)) => return Some((socket, remote, permit)),
+            Ok((socket, remote)) => {
+                let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+                return Some((socket, remote, permit));
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client connection; trying again");
