@@ -48,6 +48,7 @@ enum Command {
     },
     /// Run a three-member cluster in this process, for development
     Dev(dev::DevArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the program with its arguments, the first being its name.
@@ -79,6 +80,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         None => dev::run(cli.dev),
         Some(Command::Dev(args)) => dev::run(args),
+        Some(Command::Bench(args)) => match bench::run(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::from(EXIT_FAILURE)
+            }
+        },
         Some(Command::Serve { args }) => serve::run("tripod serve", &args),
     }
 }

@@ -7,6 +7,7 @@
 mod error;
 mod lease;
 mod maintenance;
+mod members;
 pub mod watch;
 
 use std::sync::Arc;
@@ -16,20 +17,23 @@ use tripod_raft::{Answer, Node, Port};
 use tripod_storage::{
     Rejected, Revision,
     command::{
-        Command, Compact, DeleteRange, DeleteRangeResponse, Put, PutResponse, Range,
-        RangeResponse, Response, Txn, TxnOp, TxnOpResponse, TxnResponse,
+        AlarmAction, AlarmKind, Command, Compact, DeleteRange, DeleteRangeResponse, Put, PutResponse, Range,
+        RangeResponse, Response, Txn, TxnOpResponse, TxnResponse,
     },
+    engine::Engine,
     mvcc::validate,
 };
 
 use watch::hub::Hub;
 
-pub use error::Error;
+pub use error::{Error, MemberRefused};
 pub use lease::{LeaseRemaining, LeaseService};
 pub use maintenance::{MemberInfo, Status};
 
 /// Bytes that etcd's log entry adds to a request, counted towards `max_request_bytes`.
 const ENTRY_OVERHEAD_BYTES: usize = 20;
+/// Election timeouts without a leader after which streams that require one end, as etcd.
+const LEADERLESS_TIMEOUTS: u32 = 3;
 /// Pairs read under one lock by a range without sorting, so that writers are not held up.
 const RANGE_PAGE_KEYS: usize = 10_000;
 
@@ -59,6 +63,8 @@ pub struct Identity {
     pub member_id: u64,
     /// Human name (`--name`).
     pub name: String,
+    /// Part of the ids of members added later.
+    pub cluster_token: String,
 }
 
 /// Who answered and how far it was (etcd `ResponseHeader`).
@@ -86,6 +92,7 @@ pub struct Client {
     limits: Limits,
     hub: Arc<Hub>,
     leases: Arc<LeaseService>,
+    engine: Arc<dyn Engine>,
 }
 
 impl Client {
@@ -98,8 +105,40 @@ impl Client {
         limits: Limits,
         hub: Arc<Hub>,
         leases: Arc<LeaseService>,
+        engine: Arc<dyn Engine>,
     ) -> Self {
-        Self { node, port, identity, limits, hub, leases }
+        Self { node, port, identity, limits, hub, leases, engine }
+    }
+
+    /// A client with a port and a watch hub of its own, for another thread; the caller drives
+    /// the one and runs the other.
+    pub(crate) fn fork(&self) -> Self {
+        let hub = Hub::new(self.node.clone());
+        Self { port: self.node.port(), hub, ..self.clone() }
+    }
+
+    pub(crate) fn port(&self) -> &Port {
+        &self.port
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// Who this member is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Ends when no leader was known for three election timeouts.
+    pub(crate) async fn leader_lost(&self) {
+        let timeout = self.node.config().election_timeout();
+        let mut without = 0;
+        while without < LEADERLESS_TIMEOUTS {
+            tokio::time::sleep(timeout).await;
+            without = if self.node.leader().is_some() { 0 } else { without + 1 };
+        }
     }
 
     /// The consensus node under this client.
@@ -199,7 +238,7 @@ impl Client {
         match read {
             Ok(answer) => Ok(answer?),
             Err(error) => {
-                self.node.fail(error);
+                self.node.fail(&error);
                 Err(Error::Stopped)
             }
         }
@@ -248,7 +287,7 @@ impl Client {
     /// Source: etcd `TxnRequest`.
     pub async fn txn(&self, txn: Txn, serializable: bool, size: usize) -> Answered<TxnResponse> {
         validate::txn(&txn, self.limits.max_txn_ops)?;
-        if is_read_only(&txn) {
+        if validate::is_read_only(&txn) {
             return self.read_only_txn(&txn, serializable).await;
         }
         self.check_size(size)?;
@@ -266,12 +305,12 @@ impl Client {
         }
         let read = {
             let machine = self.node.state().read();
-            machine.read_only_txn(txn).map(|answer| (machine.revision(), answer))
+            machine.read_txn(txn).map(|answer| (machine.revision(), answer))
         };
         match read {
             Ok((revision, answer)) => Ok((self.header(revision), answer?)),
             Err(error) => {
-                self.node.fail(error);
+                self.node.fail(&error);
                 Err(Error::Stopped)
             }
         }
@@ -303,9 +342,23 @@ impl Client {
     /// Sends a command through the log; the answer comes after this member has applied it.
     async fn propose(&self, command: Command) -> Answered<Response> {
         self.refuse_learner()?;
+        self.check_quota(&command).await?;
         let Answer { applied, term, .. } = self.port.propose(command).await?;
         let header = Header { raft_term: term, ..self.header(applied.revision) };
         Ok((header, applied.outcome?))
+    }
+
+    /// Over the quota: the alarm is raised for all members, and what needs space is refused.
+    async fn check_quota(&self, command: &Command) -> Result<(), Error> {
+        let cost_bytes = validate::quota_cost_bytes(command);
+        if cost_bytes == 0 || !self.node.state().read().is_over_quota(cost_bytes) {
+            return Ok(());
+        }
+        let (action, member_id) = (AlarmAction::Activate, self.identity.member_id);
+        let alarm = Command::Alarm { action, member_id, alarm: AlarmKind::NoSpace };
+        self.port.propose(alarm).await?;
+        tracing::warn!(member_id, "database space exceeded: raised the alarm NOSPACE");
+        Err(Rejected::NoSpace.into())
     }
 
     fn refuse_learner(&self) -> Result<(), Error> {
@@ -378,11 +431,6 @@ pub fn prefix_end(prefix: &[u8]) -> Bytes {
         }
     }
     Bytes::from_static(b"\0")
-}
-
-/// Whether a transaction holds only top-level reads: then it takes no log entry.
-fn is_read_only(txn: &Txn) -> bool {
-    txn.success.iter().chain(&txn.failure).all(|op| matches!(op, TxnOp::Range(_)))
 }
 
 /// The state machine answered another kind of command: it is broken, and the request's fate is

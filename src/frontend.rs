@@ -174,6 +174,16 @@ impl BoundFrontend {
         &self.addresses
     }
 
+    /// Names the thread that serves the first connections; without effect unless connections
+    /// are handed out by an acceptor.
+    #[must_use]
+    pub fn with_home(mut self, executor: HomeExecutor) -> Self {
+        if let Distribution::Acceptor { home, .. } = &mut self.config.distribution {
+            *home = Some(executor);
+        }
+        self
+    }
+
     /// Starts the threads. `factory` runs once on each, the home thread included.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 use hyper::StatusCode;
 use tripod_storage::Rejected;
 
+use crate::client;
+
 use super::{
     json::put_string,
     service::{Code, Status},
@@ -76,6 +78,33 @@ impl Status {
         put_string(&mut body, http.canonical_reason().unwrap_or_default().as_bytes());
         body.extend_from_slice(b"}}");
         body
+    }
+}
+
+impl From<client::Error> for Status {
+    fn from(error: client::Error) -> Self {
+        use client::{Error, MemberRefused};
+        let message = error.to_string();
+        let code = match error {
+            Error::Rejected(rejected) => return rejected.into(),
+            Error::Invalid(_) | Error::TooLarge => Code::InvalidArgument,
+            Error::TooManyRequests => Code::ResourceExhausted,
+            Error::NoLeader
+            | Error::Timeout
+            | Error::LeaderLost
+            | Error::Learner
+            | Error::Stopped
+            | Error::LeaderTransferTimeout => Code::Unavailable,
+            Error::NotLeader | Error::BadLeaderTransferee => Code::FailedPrecondition,
+            Error::LeaseTtlTooLarge => Code::OutOfRange,
+            Error::Member(refused) => match refused {
+                MemberRefused::BadUrls => Code::InvalidArgument,
+                MemberRefused::NotFound => Code::NotFound,
+                MemberRefused::Busy => Code::Unavailable,
+                _ => Code::FailedPrecondition,
+            },
+        };
+        Self::new(code, message)
     }
 }
 

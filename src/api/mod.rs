@@ -1,7 +1,9 @@
 //! The client port: gRPC and HTTP+JSON translated to and from the in-process client.
 
 pub mod connection;
+mod convert;
 pub mod error;
+pub mod grpc;
 pub mod h2;
 pub mod http;
 pub mod json;

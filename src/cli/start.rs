@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::Config;
+use crate::{config::Config, node::Member};
 
 /// A member that serves until it is told to stop.
 pub(crate) trait Running {
@@ -22,22 +22,20 @@ pub(crate) trait Running {
 ///
 /// # Errors
 /// Whatever keeps it from serving, such as an address in use or damaged data.
-#[expect(clippy::unused_async, reason = "the composition root awaits here")]
 pub(crate) async fn member(config: Config) -> anyhow::Result<impl Running> {
-    Err::<NoMember, _>(anyhow::anyhow!("this build cannot start member {:?} yet", config.name))
+    Ok(Member::start(config).await?)
 }
 
-/// Stands where the composition root's member goes.
-struct NoMember;
-
-impl Running for NoMember {
+impl Running for Member {
     fn client_addrs(&self) -> Vec<SocketAddr> {
-        Vec::new()
+        Member::client_addrs(self)
     }
 
-    fn failed(&self) -> impl Future<Output = anyhow::Error> {
-        std::future::pending()
+    async fn failed(&self) -> anyhow::Error {
+        anyhow::Error::msg(Member::failed(self).await)
     }
 
-    async fn shutdown(self) {}
+    async fn shutdown(self) {
+        Member::shutdown(self).await;
+    }
 }

@@ -21,9 +21,8 @@ use parking_lot::Mutex;
 use tripod_raft::{Node, Port};
 use tripod_storage::{
     LeaseId, Rejected,
-    apply::LeaseChange,
     command::{Command, Response},
-    lease::{Lessor, Renewal},
+    lease::{LeaseChange, Lessor, Renewal},
 };
 
 use super::{Answered, Client, Error, unexpected};
@@ -44,7 +43,7 @@ const REVOKE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Kinds of calls to the leader (see [`Node::call_leader`]).
 const CALL_RENEW: u8 = 1;
 const CALL_REMAINING: u8 = 2;
-/// "No such lease" in an answer of the leader.
+/// "No such lease" in an answer of the leader. An empty answer: it could not tell.
 const UNKNOWN: i64 = -1;
 
 /// What is left of a lease (etcd `LeaseTimeToLiveResponse`).
@@ -113,6 +112,11 @@ impl LeaseService {
         }
     }
 
+    /// Where the service's own proposals go.
+    pub(crate) fn port(&self) -> &Port {
+        &self.port
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -153,11 +157,12 @@ impl LeaseService {
 
     async fn end_expired(&self) {
         let expired = self.lessor.lock().expired(self.now_ms(), EXPIRED_MAX);
-        if expired.is_empty() || self.port.read_index().await.is_err() {
+        if expired.is_empty() {
             return;
         }
+        let term = self.term.load(Ordering::Acquire);
         let ended =
-            expired.into_iter().map(|id| self.port.propose(Command::LeaseExpire { id }));
+            expired.into_iter().map(|id| self.port.propose(Command::LeaseExpire { id, term }));
         for answer in futures::future::join_all(ended).await {
             // Failed: the lessor shows the lease again.
             if let Err(error) = answer {
@@ -222,18 +227,22 @@ impl LeaseService {
         self.node.on_call(CALL_RENEW, move |request| {
             let service = service.clone();
             Box::pin(async move {
-                let service = service.upgrade()?;
-                let ttl = service.renew_here(decode(&request)?).await.ok()?;
-                Some(encode(ttl.unwrap_or(UNKNOWN)))
+                let answer = async {
+                    let ttl = service.upgrade()?.renew_here(decode(&request)?).await.ok()?;
+                    Some(encode(ttl.unwrap_or(UNKNOWN)))
+                };
+                answer.await.unwrap_or_default()
             })
         });
         let service = Arc::downgrade(self);
         self.node.on_call(CALL_REMAINING, move |request| {
             let service = service.clone();
             Box::pin(async move {
-                let service = service.upgrade()?;
-                let left = service.remaining_here(decode(&request)?).await.ok()?;
-                Some(encode(left.unwrap_or(UNKNOWN)))
+                let answer = async {
+                    let left = service.upgrade()?.remaining_here(decode(&request)?).await.ok()?;
+                    Some(encode(left.unwrap_or(UNKNOWN)))
+                };
+                answer.await.unwrap_or_default()
             })
         });
     }

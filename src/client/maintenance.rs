@@ -63,11 +63,11 @@ impl Client {
             let machine = self.node.state().read();
             (machine.revision(), machine.size_in_use_bytes(), machine.alarms())
         };
-        let on_disk = self.node.engine_size_bytes();
+        let on_disk = self.engine.size_bytes().unwrap_or(0);
         let status = Status {
             leader: raft.leader.unwrap_or(0),
-            raft_index: raft.committed,
-            raft_applied_index: raft.applied,
+            raft_index: raft.committed_index,
+            raft_applied_index: raft.applied_index,
             db_size_bytes: i64::try_from(on_disk).unwrap_or(i64::MAX),
             db_size_in_use_bytes: i64::try_from(in_use).unwrap_or(i64::MAX),
             quota_bytes: self.limits.quota_bytes,
@@ -96,7 +96,7 @@ impl Client {
     /// # Errors
     /// [`Error::Stopped`] when the member stops meanwhile.
     pub async fn defragment(&self) -> Result<(), Error> {
-        self.node.flush().await.map_err(|_| Error::Stopped)
+        if self.node.flush().await { Ok(()) } else { Err(Error::Stopped) }
     }
 
     /// Alarms raised, of one kind or all. Local.
@@ -136,7 +136,7 @@ impl Client {
         Ok((self.header_now(), self.members()))
     }
 
-    fn members(&self) -> Vec<MemberInfo> {
+    pub(super) fn members(&self) -> Vec<MemberInfo> {
         let raft = self.node.status();
         let machine = self.node.state().read();
         raft.members
@@ -146,7 +146,7 @@ impl Client {
                 MemberInfo {
                     id,
                     name: attributes.name,
-                    peer_urls: member.info.peer_urls,
+                    peer_urls: member.peer.peer_urls,
                     client_urls: attributes.client_urls,
                     is_learner: member.is_learner,
                 }
@@ -176,7 +176,7 @@ impl Client {
         result: Result<Result<T, Rejected>, StorageError>,
     ) -> Result<Result<T, Rejected>, Error> {
         result.map_err(|error| {
-            self.node.fail(error);
+            self.node.fail(&error);
             Error::Stopped
         })
     }

@@ -1,6 +1,6 @@
 //! `etcdserverpb.Cluster`: the member list and changes to it.
 
-use super::{pb, header};
+use super::{header, pb};
 use crate::{
     api::service::Status,
     client::{Client, Header, MemberInfo},

@@ -42,6 +42,8 @@ pub(super) async fn run(
     let interval = rpc.options.watch_progress_interval;
     let mut session = rpc.client.watch_session(interval);
     let mut open = true;
+    let leader_lost = rpc.client.leader_lost();
+    tokio::pin!(leader_lost);
     loop {
         tokio::select! {
             request = requests.recv(), if open => match request {
@@ -56,7 +58,7 @@ pub(super) async fn run(
                 }
             }
             () = responses.closed() => return Ok(()),
-            () = rpc.client.leader_lost(), if require_leader => {
+            () = &mut leader_lost, if require_leader => {
                 return Err(client::Error::NoLeader.into());
             }
         }

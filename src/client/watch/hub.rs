@@ -21,35 +21,17 @@ use tokio::sync::Notify;
 use tripod_raft::Node;
 use tripod_storage::{
     Revision,
-    command::{Event, EventKind},
+    command::Event,
     types::KeyRange,
     watch::WatcherSet,
 };
+
+pub use tripod_storage::watch::Filters;
 
 /// Deliveries that wait in one stream's mailbox before its watchers fall back to history.
 pub const MAILBOX_DELIVERIES_MAX: usize = 1024;
 /// Events taken from the ring under one read lock.
 const DISPATCH_EVENTS_MAX: usize = 4096;
-
-/// Which events a watcher does not want (etcd `WatchCreateRequest.FilterType`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Filters {
-    /// Leave out puts.
-    pub no_put: bool,
-    /// Leave out deletes.
-    pub no_delete: bool,
-}
-
-impl Filters {
-    /// Whether an event of `kind` passes.
-    #[must_use]
-    pub fn pass(self, kind: EventKind) -> bool {
-        match kind {
-            EventKind::Put => !self.no_put,
-            EventKind::Delete => !self.no_delete,
-        }
-    }
-}
 
 /// An event with room for its encoding, so that a thousand watchers encode it once.
 #[derive(Debug)]
@@ -113,7 +95,7 @@ struct Registered {
 
 #[derive(Debug)]
 struct State {
-    watchers: WatcherSet,
+    watchers: WatcherSet<WatcherKey>,
     registered: HashMap<WatcherKey, Registered>,
     next_key: WatcherKey,
     /// First revision not dispatched yet.
@@ -174,7 +156,7 @@ impl Hub {
         }
         let key = state.next_key;
         state.next_key += 1;
-        state.watchers.insert(key, range);
+        state.watchers.insert(key, range.clone());
         let registered = Registered { mailbox: Arc::clone(mailbox), watch_id, from, filters };
         state.registered.insert(key, registered);
         Ok(key)
@@ -184,7 +166,7 @@ impl Hub {
     pub fn unregister(&self, key: WatcherKey) {
         let mut state = self.state.lock();
         state.registered.remove(&key);
-        state.watchers.remove(key);
+        state.watchers.remove(&key);
     }
 
     /// The store's revision, if all events up to it are out of the hub and out of `mailbox`,
@@ -226,7 +208,7 @@ impl State {
     /// The ring has moved on without this hub: every watcher must read history from the cursor.
     fn all_lag(&mut self, cursor: Revision) {
         for (key, watcher) in self.registered.drain() {
-            self.watchers.remove(key);
+            self.watchers.remove(&key);
             let from = watcher.from.max(self.cursor);
             watcher.mailbox.inbox.lock().lagging.push((watcher.watch_id, from));
             watcher.mailbox.notify.notify_one();
@@ -252,7 +234,7 @@ impl State {
         for event in events {
             let shared =
                 Arc::new(SharedEvent { event: Arc::clone(event), wire: OnceLock::new() });
-            self.watchers.for_each_match(&event.kv.key, |key| {
+            self.watchers.matches(&event.kv.key, |&key| {
                 if events.len() == 1 {
                     by_watcher.push((key, vec![Arc::clone(&shared)]));
                     return;
@@ -278,7 +260,7 @@ impl State {
         touched: &mut Vec<Arc<Mailbox>>,
     ) {
         let Some(watcher) = self.registered.get(&key) else { return };
-        events.retain(|shared| watcher.filters.pass(shared.event.kind));
+        events.retain(|shared| watcher.filters.passes(shared.event.kind));
         if revision < watcher.from || events.is_empty() {
             return;
         }
@@ -296,7 +278,7 @@ impl State {
         }
         if full {
             self.registered.remove(&key);
-            self.watchers.remove(key);
+            self.watchers.remove(&key);
         }
     }
 }

@@ -285,7 +285,7 @@ impl Session {
                 let events: Vec<_> = page
                     .events
                     .into_iter()
-                    .filter(|event| filters.pass(event.kind))
+                    .filter(|event| filters.passes(event.kind))
                     .map(|event| {
                         Arc::new(SharedEvent { event: Arc::new(event), wire: Default::default() })
                     })
@@ -309,7 +309,7 @@ impl Session {
                 let canceled = Message::Canceled { watch_id, revision: 0, compact_revision };
                 self.outbox.push_back(canceled);
             }
-            Err(error) => self.node.fail(error),
+            Err(error) => self.node.fail(&error),
         }
     }
 
@@ -372,25 +372,14 @@ fn watch_range(request: &mut WatchRequest) -> Result<KeyRange, &'static str> {
     Ok(KeyRange { key: request.key.clone(), end: request.range_end.clone() })
 }
 
-/// The version before each event: from the event itself, else from the store, absent where it
-/// was created or is compacted.
+/// The version before each event; absent where it was created, or is compacted.
 fn prev_kvs(node: &Node, events: &[Arc<SharedEvent>]) -> Vec<Option<KeyValue>> {
-    events
-        .iter()
-        .map(|shared| {
-            let event = &shared.event;
-            if event.prev_kv.is_some() {
-                return event.prev_kv.clone();
-            }
-            let machine = node.state().read();
-            let before = event.kv.mod_revision - 1;
-            if before < machine.compact_revision() {
-                return None;
-            }
-            machine.version_at(&event.kv.key, before).unwrap_or_else(|error| {
-                node.fail(error);
-                None
-            })
+    let prev_kv = |shared: &Arc<SharedEvent>| {
+        let prev = node.state().read().event_prev(&shared.event);
+        prev.unwrap_or_else(|error| {
+            node.fail(&error);
+            None
         })
-        .collect()
+    };
+    events.iter().map(prev_kv).collect()
 }

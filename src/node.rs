@@ -1,0 +1,396 @@
+//! Composition root: makes a running member of a [`Config`], and owns everything it starts.
+//!
+//! Start order: identity, engine, consensus (which replays the log), peer port, leases and other
+//! housekeeping, membership attributes, client port. Stop order is the reverse; whatever a step
+//! started ends with [`Member::shutdown`].
+
+mod health;
+mod housekeeping;
+mod identity;
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::LocalBoxFuture;
+use tokio::sync::watch;
+use tripod_raft::{Bootstrap, Config as RaftConfig, FatalHook, Node, Peer};
+use tripod_storage::{
+    command::Command,
+    engine::{Engine, MemoryEngine, SledEngine, SledOptions},
+};
+
+use crate::{
+    api::{
+        grpc::{self, Rpc},
+        h2,
+        http::{Gateway, GatewayConfig},
+    },
+    client::{Client, Identity, LeaseService, Limits, watch::hub::Hub},
+    config::{ClusterState, Config, ConfigError, Urls},
+    frontend::{self, Distribution, Frontend, FrontendHandle, Handlers, LocalTask},
+    peer::{self, Plaintext, TcpTransport},
+};
+
+/// Folder of a member inside its data directory, as in etcd.
+const MEMBER_DIR: &str = "member";
+/// Folder of the engine inside it.
+const ENGINE_DIR: &str = "db";
+/// Pause between attempts to publish this member's name and client URLs.
+const PUBLISH_RETRY: Duration = Duration::from_millis(200);
+/// What gRPC adds to the largest request, as in etcd.
+const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// Why a member does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A directory or file of the member cannot be used.
+    #[error("cannot {action}; check path and permissions")]
+    Io {
+        /// What was attempted, with the path.
+        action: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The data directory belongs to another member.
+    #[error("{path} holds the data of {found}, but the configuration describes {wanted}; use the \
+             data directory of this member, or an empty one for a new member")]
+    ForeignData {
+        /// The identity file.
+        path: PathBuf,
+        /// Ids found.
+        found: String,
+        /// Ids wanted.
+        wanted: String,
+    },
+    /// A URL cannot be listened on.
+    #[error("cannot listen on {url} for peers; is another member running there?")]
+    Listen {
+        /// The URL.
+        url: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// Something that this version does not do.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] tripod_storage::Error),
+    /// Consensus did not start.
+    #[error(transparent)]
+    Raft(#[from] tripod_raft::Error),
+    /// The client port did not start.
+    #[error(transparent)]
+    Frontend(#[from] frontend::Error),
+    /// It was stopped, or failed, before it served.
+    #[error("the member stopped before it served")]
+    Stopped,
+}
+
+/// Where the state machine's data goes behind the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineKind {
+    /// sled in the data directory.
+    #[default]
+    Disk,
+    /// Memory: gone at the end.
+    Memory,
+}
+
+/// A running member.
+pub struct Member {
+    node: Node,
+    client: Client,
+    frontend: Option<FrontendHandle>,
+    failed: watch::Receiver<Option<String>>,
+}
+
+impl std::fmt::Debug for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Member").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Member {
+    /// Starts the member that `config` (completed and validated) describes, and returns once it
+    /// serves clients, for which a quorum must run.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing of the member is left running.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, EngineKind::Disk).await
+    }
+
+    /// As [`Member::start`], with a choice of engine. Without client URLs it serves only the
+    /// program it is in.
+    ///
+    /// # Errors
+    /// As [`Member::start`].
+    pub async fn start_with(config: Config, engine: EngineKind) -> Result<Self, StartError> {
+        let frontend = bind_clients(&config)?;
+        let opening = config.clone();
+        let opened = tokio::task::spawn_blocking(move || Opened::open(&opening, engine)).await;
+        let opened = opened.map_err(|_| StartError::Stopped)??;
+        let member = opened.wire(&config);
+        match publish(&member, &config).await {
+            Ok(()) => {}
+            Err(error) => {
+                member.shutdown().await;
+                return Err(error);
+            }
+        }
+        member.serve_clients(&config, frontend)
+    }
+
+    /// A client inside this process.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Where it serves clients.
+    #[must_use]
+    pub fn client_addrs(&self) -> Vec<SocketAddr> {
+        self.frontend.as_ref().map_or_else(Vec::new, |frontend| frontend.addresses().to_vec())
+    }
+
+    /// Ends when the member stops by itself, with the reason.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        let reason = failed.wait_for(Option::is_some).await;
+        reason.ok().and_then(|reason| reason.clone()).unwrap_or_else(|| "stopped".to_owned())
+    }
+
+    /// Stops the member: no more requests, everything acknowledged is on disk.
+    pub async fn shutdown(mut self) {
+        if let Some(frontend) = self.frontend.take() {
+            let joined = tokio::task::spawn_blocking(move || frontend.join()).await;
+            if let Ok(Err(error)) = joined {
+                tracing::error!(%error, "the front end did not end well");
+            }
+        }
+        self.node.shutdown().await;
+    }
+
+    fn serve_clients(
+        mut self,
+        config: &Config,
+        frontend: Option<frontend::BoundFrontend>,
+    ) -> Result<Self, StartError> {
+        let Some(frontend) = frontend else { return Ok(self) };
+        let base = self.client.clone();
+        let progress = config.watch_progress_notify_interval;
+        let request_bytes = config.max_request_bytes as usize;
+        let factory = Arc::new(move || {
+            let client = client_of_this_thread(&base);
+            let options = grpc::Options {
+                watch_progress_interval: progress,
+                watch_fragment_bytes: request_bytes + GRPC_OVERHEAD_BYTES,
+            };
+            let health = Rc::new(health::Health::new(client.clone()));
+            let services: Rc<Rpc> = Rc::new(Rpc::new(client, options));
+            let gateway = GatewayConfig { max_request_bytes: request_bytes };
+            let http = Rc::new(Gateway::new(services.clone(), health, gateway));
+            Handlers { services, http }
+        });
+        self.frontend = Some(frontend.with_home(home(&self.node)).run(factory)?);
+        Ok(self)
+    }
+}
+
+/// Runs some of the client connections on the consensus thread, so that a lone client pays for
+/// no change of thread.
+fn home(node: &Node) -> frontend::HomeExecutor {
+    let node = node.clone();
+    Arc::new(move |task: LocalTask| {
+        if node.spawn_on_consensus(task).is_err() {
+            tracing::debug!("the member has stopped; it takes no more connections");
+        }
+    })
+}
+
+/// A client whose answers arrive on this thread. Its port and watch hub run here.
+fn client_of_this_thread(base: &Client) -> Client {
+    let client = base.fork();
+    tokio::task::spawn_local(client.port().drive());
+    tokio::task::spawn_local(client.hub().clone().run());
+    client
+}
+
+/// What opening leaves: consensus running, nothing served yet.
+struct Opened {
+    node: Node,
+    engine: Arc<dyn Engine>,
+    identity: Arc<Identity>,
+    failed: watch::Receiver<Option<String>>,
+}
+
+impl Opened {
+    /// Blocks: replays the log.
+    fn open(config: &Config, kind: EngineKind) -> Result<Self, StartError> {
+        if config.initial_cluster_state == ClusterState::Existing {
+            // Restarts are told apart below; a first start would have to find its own id.
+            tracing::debug!("initial-cluster-state existing: the data directory decides");
+        }
+        let member_dir = config.data_dir.join(MEMBER_DIR);
+        let io = |source| StartError::Io { action: format!("make {}", member_dir.display()), source };
+        fs::create_dir_all(&member_dir).map_err(io)?;
+        let identity = Arc::new(identity::load_or_found(config, &member_dir)?);
+        let engine: Arc<dyn Engine> = match kind {
+            EngineKind::Memory => Arc::new(MemoryEngine::new()),
+            EngineKind::Disk => {
+                let options = SledOptions::default();
+                Arc::new(SledEngine::open(&member_dir.join(ENGINE_DIR), &options)?)
+            }
+        };
+        let raft = raft_config(config, &identity, member_dir);
+        let (tell, failed) = watch::channel(None);
+        let fatal: FatalHook = Arc::new(move |reason: &str| {
+            tell.send_replace(Some(reason.to_owned()));
+        });
+        // Bound before consensus starts, so that a port in use shows at once.
+        let listeners = bind_peers(&config.listen_peer_urls)?;
+        let security = Arc::new(Plaintext);
+        let transport = Arc::new(TcpTransport::new(security.clone()));
+        let bootstrap = Bootstrap::New { members: initial_peers(config) };
+        let node = Node::start(raft, bootstrap, engine.clone(), transport, fatal)?;
+        for listener in listeners {
+            peer::serve(&node, listener, security.clone())?;
+        }
+        Ok(Self { node, engine, identity, failed })
+    }
+
+    /// Starts what runs beside consensus.
+    fn wire(self, config: &Config) -> Member {
+        let Self { node, engine, identity, failed } = self;
+        let election = Duration::from_millis(config.election_timeout_ms);
+        let leases =
+            LeaseService::new(node.clone(), node.port(), election, config.lease_checkpoint);
+        let limits = Limits {
+            quota_bytes: config.quota_bytes().map_or(0, |bytes| i64::try_from(bytes).unwrap_or(0)),
+            max_request_bytes: config.max_request_bytes as usize,
+            max_txn_ops: config.max_txn_ops as usize,
+        };
+        let (port, hub) = (node.port(), Hub::new(node.clone()));
+        let client = Client::new(node.clone(), port, identity, limits, hub, leases.clone(), engine);
+        let compaction = config.auto_compaction().ok().flatten();
+        let of_tasks = client.clone();
+        let tasks = move || -> LocalBoxFuture<'static, ()> {
+            Box::pin(async move {
+                tokio::task::spawn_local(of_tasks.port().drive());
+                tokio::task::spawn_local(of_tasks.hub().clone().run());
+                tokio::task::spawn_local(leases.port().drive());
+                tokio::task::spawn_local(leases.run());
+                if let Some(retention) = compaction {
+                    tokio::task::spawn_local(housekeeping::compact(of_tasks, retention));
+                }
+            })
+        };
+        if node.spawn_on_consensus(tasks).is_err() {
+            tracing::debug!("the member has stopped already");
+        }
+        Member { node, client, frontend: None, failed }
+    }
+}
+
+/// Replicates this member's name and client URLs; waits for a quorum for as long as it takes.
+async fn publish(member: &Member, config: &Config) -> Result<(), StartError> {
+    let command = Command::MemberAttributes {
+        member_id: member.client.identity().member_id,
+        name: config.name.clone(),
+        client_urls: config.advertise_client_urls.texts().map(str::to_owned).collect(),
+    };
+    loop {
+        match member.node.propose(command.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(error) if member.node.is_stopped() => {
+                tracing::error!(%error, "stopped before a quorum was there");
+                return Err(StartError::Stopped);
+            }
+            Err(error) => tracing::info!(%error, "waiting for a quorum of members"),
+        }
+        tokio::time::sleep(PUBLISH_RETRY).await;
+    }
+}
+
+fn raft_config(config: &Config, identity: &Identity, dir: PathBuf) -> RaftConfig {
+    let mut raft = RaftConfig::new(identity.member_id, identity.cluster_id, dir);
+    raft.heartbeat_interval_ms = config.heartbeat_interval_ms;
+    raft.election_timeout_ms = config.election_timeout_ms;
+    raft.pre_vote = config.pre_vote;
+    raft.snapshot_count = config.snapshot_count;
+    raft.snapshot_catchup_entries = config.snapshot_catch_up_entries;
+    raft.learners_max = config.max_learners as usize;
+    raft.state.quota_bytes =
+        config.quota_bytes().map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+    raft
+}
+
+/// The voters of the initial cluster by their derived ids.
+fn initial_peers(config: &Config) -> std::collections::BTreeMap<u64, Peer> {
+    let peer = |urls: &Urls| Peer {
+        peer_urls: urls.texts().map(str::to_owned).collect(),
+        ..Peer::default()
+    };
+    config
+        .initial_cluster
+        .members()
+        .map(|(_, urls)| (identity::member_id_of(config, urls), peer(urls)))
+        .collect()
+}
+
+fn bind_peers(urls: &Urls) -> Result<Vec<TcpListener>, StartError> {
+    let bind = |url: &str| {
+        let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+        TcpListener::bind(authority.trim_end_matches('/'))
+            .map_err(|source| StartError::Listen { url: url.to_owned(), source })
+    };
+    urls.texts().map(bind).collect()
+}
+
+/// Binds the client port, if there is one, before anything is started.
+fn bind_clients(config: &Config) -> Result<Option<frontend::BoundFrontend>, StartError> {
+    let mut listen = Vec::new();
+    for url in config.listen_client_urls.texts().chain(config.listen_client_http_urls.texts()) {
+        if url.starts_with("https") {
+            return Err(StartError::Unsupported(
+                "TLS is not in this version yet: use http URLs, and keep the ports private",
+            ));
+        }
+        let authority = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
+        let resolve =
+            |source| StartError::Io { action: format!("resolve client URL {url}"), source };
+        listen.extend(authority.to_socket_addrs().map_err(resolve)?.find(SocketAddr::is_ipv4).or(
+            authority.to_socket_addrs().map_err(resolve)?.next(),
+        ));
+    }
+    if listen.is_empty() {
+        return Ok(None);
+    }
+    let limits = h2::Limits {
+        message_bytes_max: config.max_request_bytes as usize + GRPC_OVERHEAD_BYTES,
+        streams_max: config.max_concurrent_streams,
+        ping_interval_min: config.grpc_keepalive_min_time,
+        keepalive_interval: config.grpc_keepalive_interval,
+        keepalive_timeout: config.grpc_keepalive_timeout,
+        ..h2::Limits::default()
+    };
+    let distribution = Distribution::Acceptor {
+        home: None,
+        home_connections_max: frontend::HOME_CONNECTIONS_MAX_DEFAULT,
+    };
+    let frontend = Frontend { listen, distribution, limits, ..Frontend::default() };
+    Ok(Some(frontend.bind()?))
+}

@@ -1,0 +1,68 @@
+//! What the health endpoints ask of a member.
+
+use std::time::Duration;
+
+use futures::future::LocalBoxFuture;
+use tripod_storage::command::{AlarmKind, Range};
+
+use crate::{
+    api::{
+        http::health::HealthSource,
+        proto::etcdserverpb::AlarmType,
+        service::{Code, Status},
+    },
+    client::Client,
+};
+
+/// etcd gives a health read this and two election timeouts.
+const READ_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Health {
+    client: Client,
+}
+
+impl Health {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    fn read(&self, serializable: bool) -> LocalBoxFuture<'static, Result<(), Status>> {
+        let client = self.client.clone();
+        Box::pin(async move {
+            let range = Range { key: "health".into(), ..Range::default() };
+            let read = client.range(range, serializable);
+            match tokio::time::timeout(READ_TIMEOUT, read).await {
+                Ok(answer) => answer.map(drop).map_err(Status::from),
+                Err(_) => Err(Status::new(Code::DeadlineExceeded, "context deadline exceeded")),
+            }
+        })
+    }
+}
+
+impl HealthSource for Health {
+    fn alarms(&self) -> Vec<AlarmType> {
+        let kind = |(_, alarm)| match alarm {
+            AlarmKind::NoSpace => AlarmType::Nospace,
+            AlarmKind::Corrupt => AlarmType::Corrupt,
+        };
+        self.client.alarms(None).1.into_iter().map(kind).collect()
+    }
+
+    fn has_leader(&self) -> bool {
+        self.client.node().leader().is_some()
+    }
+
+    fn linearizable_read(&self) -> LocalBoxFuture<'static, Result<(), Status>> {
+        self.read(false)
+    }
+
+    fn serializable_read(&self) -> LocalBoxFuture<'static, Result<(), Status>> {
+        self.read(true)
+    }
+
+    fn is_learner(&self) -> bool {
+        self.client.node().is_learner()
+    }
+}
