@@ -1,7 +1,7 @@
 //! Load generator and comparison: how many requests per second an etcd endpoint answers.
 //!
 //! The server under test and this generator share the machine's cores, so the generator has to be
-//! lean: its own HTTP/2 and HTTP/1.1 clients ([`wire`]) cost one to a few microseconds of CPU per
+//! lean: its own HTTP/2 and HTTP/1.1 clients (`wire`) cost one to a few microseconds of CPU per
 //! request, where ordinary client libraries cost seventy and hide the server. What it costs is measured and
 //! printed with each result.
 //!

@@ -43,6 +43,9 @@ pub struct Line {
     pub sides: [SideFigures; 2],
     /// Median, smallest and largest of candidate / etcd within rounds.
     pub ratio: Option<[f64; 3]>,
+    /// The same of the servers' CPU per request. On a shared machine it says more than
+    /// throughput: what others use of the machine is not in it.
+    pub server_cpu_ratio: Option<[f64; 3]>,
 }
 
 /// One side of a row.
@@ -90,7 +93,14 @@ impl Report {
     pub(super) fn new(environment: Environment, comparison: &Comparison, groups: &[Group]) -> Self {
         let line = |row: &Row| {
             let (unit, more_is_better) = row.op.unit();
-            Line { row: row.clone(), unit, more_is_better, sides: Default::default(), ratio: None }
+            Line {
+                row: row.clone(),
+                unit,
+                more_is_better,
+                sides: Default::default(),
+                ratio: None,
+                server_cpu_ratio: None,
+            }
         };
         Self {
             environment,
@@ -103,7 +113,10 @@ impl Report {
     pub(super) fn add(&mut self, row: &Row, side: usize, sample: Sample) {
         let Some(line) = self.rows.iter_mut().find(|line| line.row == *row) else { return };
         line.sides[side].add(sample);
-        line.ratio = ratio(&line.sides[ETCD].samples, &line.sides[CANDIDATE].samples);
+        let [etcd, candidate] = &line.sides;
+        let within = |of: fn(&Sample) -> f64| ratio(&etcd.samples, &candidate.samples, of);
+        (line.ratio, line.server_cpu_ratio) =
+            (within(|s| s.value), within(|s| s.server_cpu_us.unwrap_or(f64::NAN)));
     }
 
     /// Faults of all samples, one line each.
@@ -182,6 +195,7 @@ impl Report {
             "cand.",
             "server us etcd",
             "cand.",
+            "ratio",
             "client us etcd",
             "cand.",
             "faults",
@@ -204,6 +218,7 @@ impl Report {
                 ms(candidate.p99_us),
                 number(etcd.server_cpu_us, 1),
                 number(candidate.server_cpu_us, 1),
+                number(line.server_cpu_ratio.map(|r| r[0]), 2),
                 number(etcd.client_cpu_us, 1),
                 number(candidate.client_cpu_us, 1),
                 (etcd.faulty + candidate.faulty).to_string(),
@@ -294,10 +309,10 @@ fn more_rows(line: &Line, names: &[(&str, &str, f64, usize)]) -> Vec<Vec<String>
 }
 
 /// Ratios within rounds: median, smallest, largest.
-fn ratio(etcd: &[Sample], candidate: &[Sample]) -> Option<[f64; 3]> {
+fn ratio(etcd: &[Sample], candidate: &[Sample], of: fn(&Sample) -> f64) -> Option<[f64; 3]> {
     let ratios: Vec<f64> = etcd
         .iter()
-        .filter_map(|e| candidate.iter().find(|c| c.round == e.round).map(|c| c.value / e.value))
+        .filter_map(|e| candidate.iter().find(|c| c.round == e.round).map(|c| of(c) / of(e)))
         .filter(|ratio| ratio.is_finite())
         .collect();
     let smallest = ratios.iter().copied().reduce(f64::min)?;
@@ -346,9 +361,9 @@ mod tests {
     fn ratios_pair_samples_of_one_round() {
         let etcd = [sample(0, 100.0), sample(1, 50.0), sample(2, 10.0)];
         let candidate = [sample(2, 40.0), sample(0, 200.0), sample(1, 150.0)];
-        assert_eq!(ratio(&etcd, &candidate), Some([3.0, 2.0, 4.0]));
-        assert_eq!(ratio(&etcd, &[]), None);
-        assert_eq!(ratio(&[sample(0, 0.0)], &[sample(0, 1.0)]), None);
+        assert_eq!(ratio(&etcd, &candidate, |s| s.value), Some([3.0, 2.0, 4.0]));
+        assert_eq!(ratio(&etcd, &[], |s| s.value), None);
+        assert_eq!(ratio(&[sample(0, 0.0)], &[sample(0, 1.0)], |s| s.value), None);
     }
 
     #[test]
