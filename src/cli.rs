@@ -80,7 +80,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         None => dev::run(cli.dev),
         Some(Command::Dev(args)) => dev::run(args),
-        Some(Command::Bench(args)) => match bench::run(args) {
+        Some(Command::Bench(args)) => match bench::run(&args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error:#}");

@@ -63,8 +63,6 @@ pub struct Identity {
     pub member_id: u64,
     /// Human name (`--name`).
     pub name: String,
-    /// Part of the ids of members added later.
-    pub cluster_token: String,
 }
 
 /// Who answered and how far it was (etcd `ResponseHeader`).

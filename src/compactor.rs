@@ -20,7 +20,7 @@ const SAMPLES_PER_INTERVAL: u32 = 10;
 
 /// Decides when to compact, and to what.
 #[derive(Debug)]
-pub struct Compactor {
+pub(crate) struct Compactor {
     retention: AutoCompaction,
     /// (time, revision then), oldest first; periodic mode only.
     samples: VecDeque<(Duration, Revision)>,
@@ -31,13 +31,13 @@ pub struct Compactor {
 impl Compactor {
     /// Starts at time `now`, measured from any fixed point.
     #[must_use]
-    pub fn new(retention: AutoCompaction, now: Duration) -> Self {
+    pub(crate) fn new(retention: AutoCompaction, now: Duration) -> Self {
         Self { retention, samples: VecDeque::new(), compacted_at: now, compacted: 0 }
     }
 
     /// How long to wait between two calls of [`Compactor::tick`].
     #[must_use]
-    pub fn interval(&self) -> Duration {
+    pub(crate) fn interval(&self) -> Duration {
         match self.retention {
             AutoCompaction::Periodic(period) => period.min(PERIODIC_INTERVAL_MAX) / SAMPLES_PER_INTERVAL,
             AutoCompaction::Revision(_) => REVISION_INTERVAL,
@@ -45,7 +45,7 @@ impl Compactor {
     }
 
     /// The compaction that is due at `now`, the store being at `revision`.
-    pub fn tick(&mut self, now: Duration, revision: Revision) -> Option<Compact> {
+    pub(crate) fn tick(&mut self, now: Duration, revision: Revision) -> Option<Compact> {
         let target = match self.retention {
             AutoCompaction::Revision(keep) => revision - Revision::try_from(keep).unwrap_or(Revision::MAX),
             AutoCompaction::Periodic(period) => self.sampled(now, revision, period)?,

@@ -20,7 +20,7 @@ fn revision_header(revision: i64) -> Option<pb::ResponseHeader> {
 }
 
 /// A stored version on the wire.
-pub fn key_value(kv: KeyValue) -> mvccpb::KeyValue {
+pub(super) fn key_value(kv: KeyValue) -> mvccpb::KeyValue {
     mvccpb::KeyValue {
         key: kv.key,
         create_revision: kv.create_revision,
@@ -32,7 +32,7 @@ pub fn key_value(kv: KeyValue) -> mvccpb::KeyValue {
 }
 
 /// A range request; `serializable` is read by the caller.
-pub fn range(request: pb::RangeRequest) -> Range {
+pub(super) fn range(request: pb::RangeRequest) -> Range {
     Range {
         key: request.key,
         range_end: request.range_end,
@@ -50,7 +50,7 @@ pub fn range(request: pb::RangeRequest) -> Range {
 }
 
 /// A put request.
-pub fn put(request: pb::PutRequest) -> Put {
+pub(super) fn put(request: pb::PutRequest) -> Put {
     Put {
         key: request.key,
         value: request.value,
@@ -62,12 +62,12 @@ pub fn put(request: pb::PutRequest) -> Put {
 }
 
 /// A delete request.
-pub fn delete_range(request: pb::DeleteRangeRequest) -> DeleteRange {
+pub(super) fn delete_range(request: pb::DeleteRangeRequest) -> DeleteRange {
     DeleteRange { key: request.key, range_end: request.range_end, prev_kv: request.prev_kv }
 }
 
 /// A transaction with everything nested in it.
-pub fn txn(request: pb::TxnRequest) -> Txn {
+pub(super) fn txn(request: pb::TxnRequest) -> Txn {
     Txn {
         compare: request.compare.into_iter().map(compare).collect(),
         success: request.success.into_iter().map(op).collect(),
@@ -113,7 +113,7 @@ fn op(request: pb::RequestOp) -> TxnOp {
 }
 
 /// The answer of a range, under `header`.
-pub fn range_response(
+pub(super) fn range_response(
     header: Option<pb::ResponseHeader>,
     response: RangeResponse,
 ) -> pb::RangeResponse {
@@ -126,12 +126,12 @@ pub fn range_response(
 }
 
 /// The answer of a put, under `header`.
-pub fn put_response(header: Option<pb::ResponseHeader>, response: PutResponse) -> pb::PutResponse {
+pub(super) fn put_response(header: Option<pb::ResponseHeader>, response: PutResponse) -> pb::PutResponse {
     pb::PutResponse { header, prev_kv: response.prev_kv.map(key_value) }
 }
 
 /// The answer of a delete, under `header`.
-pub fn delete_range_response(
+pub(super) fn delete_range_response(
     header: Option<pb::ResponseHeader>,
     response: DeleteRangeResponse,
 ) -> pb::DeleteRangeResponse {
@@ -144,7 +144,7 @@ pub fn delete_range_response(
 
 /// The answer of a transaction, under `header`. A nested transaction has an empty header, as in
 /// etcd; its operations carry their revision.
-pub fn txn_response(header: Option<pb::ResponseHeader>, response: TxnResponse) -> pb::TxnResponse {
+pub(super) fn txn_response(header: Option<pb::ResponseHeader>, response: TxnResponse) -> pb::TxnResponse {
     pb::TxnResponse {
         header,
         succeeded: response.succeeded,

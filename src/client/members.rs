@@ -21,8 +21,7 @@ impl Client {
     ) -> Answered<(MemberInfo, Vec<MemberInfo>)> {
         let peer = peer(peer_urls)?;
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let id =
-            member_id::added_member_id(&peer.peer_urls, &self.identity().cluster_token, now_s);
+        let id = member_id::added_member_id(&peer.peer_urls, now_s);
         if is_learner {
             self.node().add_learner(id, peer).await?;
         } else {

@@ -7,7 +7,7 @@ use tripod_storage::command::{AlarmKind, Range};
 
 use crate::{
     api::{
-        http::health::HealthSource,
+        http::HealthSource,
         proto::etcdserverpb::AlarmType,
         service::{Code, Status},
     },

@@ -17,7 +17,6 @@ const FILE: &str = "identity.json";
 struct Stored {
     cluster_id: u64,
     member_id: u64,
-    cluster_token: String,
 }
 
 /// Id of the initial member with these peer URLs.
@@ -47,7 +46,6 @@ pub(super) fn load_or_found(config: &Config, member_dir: &Path) -> Result<Identi
         cluster_id: stored.cluster_id,
         member_id: stored.member_id,
         name: config.name.clone(),
-        cluster_token: stored.cluster_token,
     })
 }
 
@@ -58,7 +56,6 @@ fn found(config: &Config) -> Stored {
     Stored {
         cluster_id: member_id::cluster_id(&ids),
         member_id: member_id_of(config, own.unwrap_or(&config.initial_advertise_peer_urls)),
-        cluster_token: config.initial_cluster_token.clone(),
     }
 }
 
