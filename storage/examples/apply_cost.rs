@@ -39,7 +39,10 @@ fn main() -> anyhow::Result<()> {
         })
     };
     let engine = open()?;
-    let options = match std::env::var("EVENTS") { Ok(events) => Options { events_max: events.parse()?, ..Options::default() }, Err(_) => Options::default() };
+    let options = match std::env::var("EVENTS") {
+        Ok(events) => Options { events_max: events.parse()?, ..Options::default() },
+        Err(_) => Options::default(),
+    };
     let mut machine = StateMachine::open(Arc::clone(&engine), options.clone())?;
     println!("{puts} puts of {VALUE_BYTES} B over {keys} keys, entries of {BATCH}");
     println!("memory at the start {} MB", resident_mb());
