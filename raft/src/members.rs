@@ -262,6 +262,9 @@ impl Worker {
             tracing::info!(?result, "completed a joint configuration left behind");
             return;
         }
+        if !self.sole.is_given() && membership.voter_ids().eq([self.node_id]) {
+            self.sole.renew(self.node_id, &self.raft, &self.hub).await;
+        }
         let ready = membership.learner_ids().find(|id| {
             membership.get_node(id).is_some_and(|peer| peer.promote) && self.in_sync(*id)
         });

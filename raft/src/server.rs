@@ -107,6 +107,7 @@ type Reader = FrameReader<ReadHalf<Box<dyn PeerStream>>>;
 type Writer = WriteHalf<Box<dyn PeerStream>>;
 
 impl PeerServer {
+    #[expect(clippy::too_many_arguments, reason = "called once, where the parts are made")]
     pub(crate) fn new(
         cluster_id: u64,
         node_id: NodeId,
@@ -218,6 +219,7 @@ impl PeerServer {
                 return Err(unexpected(frame.kind));
             }
             let begin: Begin = decode(&frame.body)?;
+            wire::check(Some(&begin.vote), [begin.meta.last_log_id])?;
             let Ok(dir) = self.snapshots.try_lock() else {
                 let busy = Reply::Refused("another snapshot is coming in".into());
                 send(&mut writer, &reply_frame(frame.id, &busy)?).await?;
@@ -336,18 +338,20 @@ impl PeerServer {
                     Err(_) => return Ok(None),
                 }
             }
-            kind::VOTE => match self.raft.vote(decode(&body)?).await {
+            kind::VOTE => match self.raft.vote(wire::decode_vote(&body)?).await {
                 Ok(reply) => reply_frame(id, &reply)?,
                 Err(_) => return Ok(None),
             },
-            kind::PRE_VOTE => match self.raft.pre_vote(decode(&body)?).await {
+            kind::PRE_VOTE => match self.raft.pre_vote(wire::decode_vote(&body)?).await {
                 Ok(reply) => reply_frame(id, &reply)?,
                 Err(_) => return Ok(None),
             },
-            kind::TRANSFER => match self.raft.handle_transfer_leader(decode(&body)?).await {
-                Ok(reply) => reply_frame(id, &reply)?,
-                Err(_) => return Ok(None),
-            },
+            kind::TRANSFER => {
+                match self.raft.handle_transfer_leader(wire::decode_transfer(&body)?).await {
+                    Ok(reply) => reply_frame(id, &reply)?,
+                    Err(_) => return Ok(None),
+                }
+            }
             kind::FORWARD => reply_frame(id, &self.forwarded(body).await)?,
             kind::READ_INDEX => reply_frame(id, &self.read_index().await)?,
             kind::CALL => reply_frame(id, &self.called(body).await)?,

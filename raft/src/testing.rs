@@ -185,8 +185,7 @@ async fn pump(
 ) {
     let mut faults = network.faults.subscribe();
     let mut buffer = vec![0; PUMP_BYTES];
-    loop {
-        let Ok(len @ 1..) = from.read(&mut buffer).await else { break };
+    while let Ok(len @ 1..) = from.read(&mut buffer).await {
         let now = match faults.wait_for(|faults| !faults.cut.contains(&way)).await {
             Ok(faults) => faults.clone(),
             Err(_) => break,

@@ -10,6 +10,7 @@
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tripod_storage::codec;
@@ -337,17 +338,18 @@ pub(crate) fn decode_append(mut body: Bytes) -> Result<AppendRequest, Malformed>
     let head: AppendHead =
         codec::decode(&body.split_to(head_len)).map_err(|_| Malformed("append envelope"))?;
     let mut entries: Vec<Entry> = Vec::with_capacity(head.rows.len());
-    let mut next = head.prev_log_id.map_or(0, |log_id| log_id.index + 1);
-    for len in head.rows {
+    check(Some(&head.vote), [head.prev_log_id, head.leader_commit])?;
+    let first = head.prev_log_id.map_or(0, |log_id| log_id.index + 1);
+    for (index, len) in (first..).zip(head.rows) {
         let len = len as usize;
         if len > body.len() {
             return Err(Malformed("append cut short"));
         }
         let entry = row::decode(body.split_to(len)).map_err(|_| Malformed("log entry"))?;
-        if entry.log_id.index != next {
+        if entry.log_id.index != index {
             return Err(Malformed("entries out of order"));
         }
-        next += 1;
+        check(None, [Some(entry.log_id)])?;
         entries.push(entry);
     }
     if !body.is_empty() {
@@ -359,6 +361,38 @@ pub(crate) fn decode_append(mut body: Bytes) -> Result<AppendRequest, Malformed>
         leader_commit: head.leader_commit,
         entries,
     })
+}
+
+/// Terms and indexes above this are refused: nobody gets there, and consensus adds to them.
+const NUMBER_MAX: u64 = u64::MAX / 4;
+
+/// Refuses terms and indexes that could overflow.
+pub(crate) fn check(
+    vote: Option<&Vote>,
+    log_ids: impl IntoIterator<Item = Option<LogId>>,
+) -> Result<(), Malformed> {
+    let mut numbers = log_ids.into_iter().flatten().flat_map(|id| [id.leader_id.term, id.index]);
+    let term = vote.map_or(0, |vote| vote.leader_id.term);
+    if term > NUMBER_MAX || numbers.any(|number| number > NUMBER_MAX) {
+        return Err(Malformed("a term or index out of range"));
+    }
+    Ok(())
+}
+
+/// Reads a vote or pre-vote request.
+pub(crate) fn decode_vote(body: &[u8]) -> Result<VoteRequest<TypeConfig>, Malformed> {
+    let request: VoteRequest<TypeConfig> =
+        codec::decode(body).map_err(|_| Malformed("vote request"))?;
+    check(Some(&request.vote), [request.last_log_id])?;
+    Ok(request)
+}
+
+/// Reads a request to take over leadership.
+pub(crate) fn decode_transfer(body: &[u8]) -> Result<TransferLeaderRequest<TypeConfig>, Malformed> {
+    let request: TransferLeaderRequest<TypeConfig> =
+        codec::decode(body).map_err(|_| Malformed("transfer request"))?;
+    check(Some(request.from_leader()), [request.last_log_id().copied()])?;
+    Ok(request)
 }
 
 /// What became of a forwarded batch.
@@ -442,8 +476,8 @@ fn decode_body(body: &Bytes) {
             }
         }
     }
-    let _ = codec::decode::<openraft::raft::VoteRequest<TypeConfig>>(body);
-    let _ = codec::decode::<openraft::raft::TransferLeaderRequest<TypeConfig>>(body);
+    let _ = decode_vote(body);
+    let _ = decode_transfer(body);
     let _ = codec::decode::<crate::snapshot::Begin>(body);
     let _ = codec::decode::<crate::snapshot::Reply>(body);
     let _ = codec::decode::<ForwardReply>(body);

@@ -5,10 +5,14 @@
 #[expect(unreachable_pub, reason = "shared by several test programs")]
 mod common;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use common::{Cluster, eventually, get, put};
-use tripod_raft::{CallError, MemberError, Node, ProposeError, ReadError, testing::TestNetwork};
+use tripod_raft::{
+    Bootstrap, CallError, Config, MemberError, Node, Peer, ProposeError, ReadError,
+    testing::{TcpTransport, TestNetwork, serve_tcp},
+};
+use tripod_storage::engine::{SledEngine, SledOptions};
 
 #[tokio::test]
 async fn one_member_applies_and_reads_what_it_was_told() {
@@ -325,11 +329,9 @@ async fn garbage_on_the_peer_port_is_refused_and_disturbs_nobody() {
         }),
     ];
     let before = node.metrics().peers_refused;
-    let mut refused = 0;
-    for (name, bytes) in cases {
+    for ((name, bytes), refused) in cases.into_iter().zip(1..) {
         let answer = knock(bytes).await;
         assert!(answer.len() <= 24, "{name}: at most a refusal, got {} bytes", answer.len());
-        refused += 1;
         eventually(name, || (node.metrics().peers_refused >= before + refused).then_some(())).await;
         node.propose(put(name, "x")).await.unwrap();
     }
@@ -383,4 +385,54 @@ async fn dropped_futures_and_refused_requests_leave_nothing_behind() {
     driver.await.unwrap();
     assert_eq!(port.propose(put("after", "x")).await, Err(ProposeError::Stopped));
     assert_eq!(node.read_index().await, Err(ReadError::Stopped));
+}
+
+#[tokio::test]
+async fn members_on_tcp_and_sled_restart_from_disk_and_survive_their_leader() {
+    let dir = tempfile::tempdir().unwrap();
+    let listen = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addresses: Vec<_> = (0..3).map(|_| listen().local_addr().unwrap()).collect();
+    let peers: BTreeMap<u64, Peer> =
+        (1..=3).zip(&addresses).map(|(id, at)| (id, Peer::at(format!("tcp://{at}")))).collect();
+    let start = |id: u64, bootstrap: Bootstrap| {
+        let folder = dir.path().join(id.to_string());
+        let engine = SledEngine::open(&folder.join("db"), &SledOptions::default()).unwrap();
+        let mut config = Config::new(id, 5, folder);
+        config.wal_segment_bytes = 1 << 20;
+        let hook = Arc::new(|reason: &str| eprintln!("must stop: {reason}"));
+        let node =
+            Node::start(config, bootstrap, Arc::new(engine), Arc::new(TcpTransport), hook).unwrap();
+        let at = addresses[usize::try_from(id - 1).unwrap()];
+        let listener = std::net::TcpListener::bind(at).unwrap();
+        serve_tcp(&node, listener).unwrap();
+        node
+    };
+    let mut nodes: BTreeMap<u64, Node> =
+        (1..=3).map(|id| (id, start(id, Bootstrap::New { members: peers.clone() }))).collect();
+    let leader = nodes[&1].wait_leader(Duration::from_secs(10)).await.unwrap();
+    for (id, node) in &nodes {
+        node.propose(put(&format!("from-{id}"), "x")).await.unwrap();
+    }
+    nodes.remove(&leader).unwrap().kill().await;
+    let begun = std::time::Instant::now();
+    let rest = nodes.values().next().unwrap().clone();
+    rest.propose(put("after", "x")).await.unwrap();
+    eprintln!("writes went on after {:?}", begun.elapsed());
+    drop(rest);
+    for node in std::mem::take(&mut nodes).into_values() {
+        node.shutdown().await;
+    }
+    // All from disk, the killed one too.
+    nodes = (1..=3).map(|id| (id, start(id, Bootstrap::Existing))).collect();
+    for node in nodes.values() {
+        node.wait_leader(Duration::from_secs(10)).await.unwrap();
+        node.read_index().await.unwrap();
+        for key in ["from-1", "from-2", "from-3", "after"] {
+            assert_eq!(get(node, key), Some("x".into()), "{key}");
+        }
+    }
+    for node in nodes.into_values() {
+        node.shutdown().await;
+        assert!(!node.has_failed());
+    }
 }

@@ -40,7 +40,7 @@ impl Cluster {
                 tracing_subscriber::fmt().with_env_filter(level).with_test_writer().init();
             }
         });
-        println!("seed {seed}");
+        eprintln!("seed {seed}");
         let mut cluster = Self {
             network: TestNetwork::new(seed),
             dir: tempfile::tempdir().unwrap(),
