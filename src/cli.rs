@@ -8,6 +8,7 @@
 //! signal cut a stop short.
 
 pub mod bench;
+mod ctl;
 mod dev;
 mod flags;
 mod logging;
@@ -49,12 +50,28 @@ enum Command {
     /// Run a three-member cluster in this process, for development
     Dev(dev::DevArgs),
     Bench(bench::BenchArgs),
+    /// Talk to a server with etcdctl's commands (see 'tripod ctl --help')
+    #[command(disable_help_flag = true)]
+    Ctl {
+        /// etcdctl's commands and flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
 }
 
 /// Runs the program with its arguments, the first being its name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let called_as = args.first().and_then(|path| Path::new(path).file_name()?.to_str());
+    // Before anything else: its keys and values are any bytes.
+    match (called_as, args.get(1).and_then(|arg| arg.to_str())) {
+        (Some("etcdctl"), _) => return ctl::run("etcdctl", &args[1..]),
+        (Some("etcd"), _) => {}
+        (_, Some("ctl")) => return ctl::run("tripod ctl", &args[2..]),
+        _ => {}
+    }
     let mut texts = Vec::new();
-    for arg in args {
+    for arg in args.iter().cloned() {
         match arg.into_string() {
             Ok(text) => texts.push(text),
             Err(arg) => {
@@ -63,7 +80,6 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
         }
     }
-    let called_as = texts.first().and_then(|path| Path::new(path).file_name()?.to_str());
     match (called_as, texts.get(1).map(String::as_str)) {
         (Some("etcd"), _) => return serve::run("etcd", &texts[1..]),
         // Before clap, which would read Go's single-dash flags as bundles of letters.
@@ -87,6 +103,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 ExitCode::from(EXIT_FAILURE)
             }
         },
+        Some(Command::Ctl { args }) => ctl::run("tripod ctl", &args),
         Some(Command::Serve { args }) => serve::run("tripod serve", &args),
     }
 }

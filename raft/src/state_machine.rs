@@ -160,9 +160,10 @@ impl StateStore {
         let (id, commands) = match &entry.payload {
             Payload::Blank => (None, Vec::new()),
             Payload::Normal(batch) => {
-                let commands = batch
+                let mut commands = batch
                     .take_commands()
                     .map_err(|error| ApplyFault::Batch(log_id.index, error))?;
+                drop_expiries_of_other_terms(&mut commands, log_id.leader_id.term);
                 (batch.id(), commands)
             }
             Payload::Membership(membership) => {

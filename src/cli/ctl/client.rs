@@ -1,0 +1,240 @@
+//! Connections to servers: dialing, failover, the auth token, deadlines.
+//!
+//! Endpoints are tried in turn. A request that only reads moves on to the next endpoint when one
+//! is unavailable; a write is sent once, since nobody knows whether a lost one took effect.
+
+use std::{cell::RefCell, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::{
+    Code, Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
+
+use super::{
+    args::Global,
+    exit::{BAD_FEATURE, Exit, FAILED, status_text},
+};
+use crate::api::proto::etcdserverpb::{AuthenticateRequest, auth_client::AuthClient};
+
+/// Pause before the endpoints are tried again after all of them failed.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection that sends the auth token with every request.
+pub(super) type Connection = InterceptedService<Channel, Token>;
+
+/// Adds the auth token, if there is one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Token(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// Whether a request may be sent again when its answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It changes nothing.
+    Reads,
+    /// It may have changed something already.
+    Writes,
+}
+
+/// A client of several equal endpoints.
+pub(super) struct Client {
+    endpoints: Vec<(String, Endpoint)>,
+    dial_timeout: Duration,
+    command_timeout: Duration,
+    /// Name and password.
+    user: Option<(String, String)>,
+    state: RefCell<State>,
+}
+
+/// What is remembered between requests.
+#[derive(Default)]
+struct State {
+    /// Endpoint to use or try next.
+    at: usize,
+    connection: Option<Connection>,
+    /// Why the last endpoint did not answer, for the user.
+    last_error: Option<String>,
+}
+
+impl Client {
+    /// A client of all `global.endpoints`. Connects only when it is used.
+    pub(super) fn new(global: &Global, secure: bool) -> Result<Self, Exit> {
+        let wants_tls = secure
+            || [&global.cacert, &global.cert, &global.key].iter().any(|file| !file.is_empty())
+            || global.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
+        if wants_tls {
+            let text = "TLS is not in this version yet: use http:// endpoints on a trusted network";
+            return Err(Exit::new(BAD_FEATURE, text));
+        }
+        if !global.discovery_srv.is_empty() {
+            let text = "DNS discovery is not supported: name the servers in --endpoints";
+            return Err(Exit::new(BAD_FEATURE, text));
+        }
+        let endpoints = global.endpoints.iter().map(|name| {
+            let uri = if name.contains("://") { name.clone() } else { format!("http://{name}") };
+            let endpoint = Endpoint::from_shared(uri)
+                .map_err(|error| Exit::args(format!("bad endpoint {name:?}: {error}")))?
+                .connect_timeout(global.dial_timeout)
+                .http2_keep_alive_interval(global.keepalive_time)
+                .keep_alive_timeout(global.keepalive_timeout);
+            Ok::<_, Exit>((name.clone(), endpoint))
+        });
+        Ok(Self {
+            endpoints: endpoints.collect::<Result<_, _>>()?,
+            dial_timeout: global.dial_timeout,
+            command_timeout: global.command_timeout,
+            user: user(global)?,
+            state: RefCell::default(),
+        })
+    }
+
+    /// A client of one endpoint alone, with the flags of a client that exists already.
+    pub(super) fn single(global: &Global, endpoint: &str) -> Result<Self, Exit> {
+        let global = Global { endpoints: vec![endpoint.to_owned()], ..global.clone() };
+        Self::new(&global, false)
+    }
+
+    /// Sends a request, at the latest within the command timeout.
+    ///
+    /// # Errors
+    /// The server's refusal, or that the time is up.
+    pub(super) async fn call<T>(
+        &self,
+        effect: Effect,
+        request: impl AsyncFn(Connection) -> Result<Response<T>, Status>,
+    ) -> Result<T, Exit> {
+        self.call_status(effect, request).await.map_err(|status| {
+            if let (Code::DeadlineExceeded, Some(why)) =
+                (status.code(), self.state.borrow_mut().last_error.take())
+            {
+                eprintln!("warning: {why}");
+            }
+            status.into()
+        })
+    }
+
+    /// [`Client::call`] with the server's status.
+    pub(super) async fn call_status<T>(
+        &self,
+        effect: Effect,
+        request: impl AsyncFn(Connection) -> Result<Response<T>, Status>,
+    ) -> Result<T, Status> {
+        let attempts = async {
+            loop {
+                let connection = self.connection().await?;
+                match request(connection).await {
+                    Ok(response) => return Ok(response.into_inner()),
+                    Err(status)
+                        if status.code() == Code::Unavailable && effect == Effect::Reads =>
+                    {
+                        self.give_up(status_text(&status));
+                        sleep(ROUND_PAUSE).await;
+                    }
+                    Err(status) => return Err(status),
+                }
+            }
+        };
+        timeout(self.command_timeout, attempts)
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("context deadline exceeded")))
+    }
+
+    /// A connection within the dial timeout, for streams that live longer than a command.
+    ///
+    /// # Errors
+    /// No endpoint could be reached, or the user was refused.
+    pub(super) async fn dial(&self) -> Result<Connection, Exit> {
+        match timeout_at(Instant::now() + self.dial_timeout, self.connection()).await {
+            Ok(connection) => connection.map_err(Exit::from),
+            Err(_) => {
+                if let Some(why) = self.state.borrow_mut().last_error.take() {
+                    eprintln!("warning: {why}");
+                }
+                Err(Exit::deadline())
+            }
+        }
+    }
+
+    /// Drops the connection in use, so that the next one goes to the next endpoint.
+    pub(super) fn give_up(&self, why: String) {
+        let mut state = self.state.borrow_mut();
+        state.connection = None;
+        let name = &self.endpoints[state.at % self.endpoints.len()].0;
+        state.last_error = Some(format!("{name}: {why}"));
+        state.at += 1;
+    }
+
+    /// The connection in use, or a new one to the first endpoint that answers. Tries for ever;
+    /// the caller has the deadline.
+    async fn connection(&self) -> Result<Connection, Status> {
+        if let Some(connection) = self.state.borrow().connection.clone() {
+            return Ok(connection);
+        }
+        let mut failures = 0;
+        loop {
+            let at = self.state.borrow().at % self.endpoints.len();
+            match self.endpoints[at].1.connect().await {
+                Ok(channel) => {
+                    let token = self.authenticate(&channel).await?;
+                    let connection = InterceptedService::new(channel, token);
+                    self.state.borrow_mut().connection = Some(connection.clone());
+                    return Ok(connection);
+                }
+                Err(error) => {
+                    self.give_up(format!("{:#}", anyhow::Error::from(error)));
+                    failures += 1;
+                    if failures % self.endpoints.len() == 0 {
+                        sleep(ROUND_PAUSE).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks for a token. A server without authentication needs none.
+    async fn authenticate(&self, channel: &Channel) -> Result<Token, Status> {
+        let Some((name, password)) = &self.user else { return Ok(Token::default()) };
+        let request = AuthenticateRequest { name: name.clone(), password: password.clone() };
+        match AuthClient::new(channel.clone()).authenticate(request).await {
+            Ok(answer) => {
+                let token = answer.into_inner().token.parse().map_err(|_| {
+                    Status::unauthenticated("the server's token cannot be sent as metadata")
+                })?;
+                Ok(Token(Some(token)))
+            }
+            Err(status) if status.message().contains("authentication is not enabled") => {
+                Ok(Token::default())
+            }
+            Err(status) => Err(status),
+        }
+    }
+}
+
+/// Name and password of the flags.
+fn user(global: &Global) -> Result<Option<(String, String)>, Exit> {
+    if global.user.is_empty() {
+        if global.password.is_empty() {
+            return Ok(None);
+        }
+        return Err(Exit::args("--password needs --user"));
+    }
+    if !global.password.is_empty() {
+        return Ok(Some((global.user.clone(), global.password.clone())));
+    }
+    match global.user.split_once(':') {
+        Some((name, password)) => Ok(Some((name.to_owned(), password.to_owned()))),
+        // A prompt that shows what is typed would be worse than none.
+        None => Err(Exit::new(FAILED, "give the password with --password or --user NAME:PASSWORD")),
+    }
+}
