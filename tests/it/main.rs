@@ -1,0 +1,6 @@
+//! Tests against single servers, and checks of the sources themselves.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod checker;
