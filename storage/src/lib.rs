@@ -8,6 +8,7 @@
 //! | [`apply`] | [`apply::StateMachine`]: the one door for changes, and the reads beside it |
 //! | [`watch`] | which watcher gets which event; the ring of recent events |
 //! | [`log`] | the write-ahead log: segments, checksums, one sync per drain |
+//! | [`disk`] | files below the log: a real directory, or one that fails on demand |
 //! | [`engine`] | atomic batches on disk (sled) or in memory |
 //! | [`snapshot`] | the whole state out and in, in checked chunks |
 //! | [`codec`], [`keys`] | the only places that know byte layouts |
@@ -15,7 +16,9 @@
 //! Pure but for [`log`] and [`engine`]: no tokio, no openraft, no clock, no randomness.
 
 pub mod apply;
+pub mod codec;
 pub mod command;
+pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod log;

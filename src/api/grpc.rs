@@ -1,0 +1,192 @@
+//! etcd's gRPC services over the in-process client: decode, call, encode. One file a service.
+//!
+//! [`Rpc`] is what every transport calls; the JSON gateway reaches the same methods by the same
+//! paths.
+
+mod cluster;
+mod kv;
+mod lease;
+mod maintenance;
+mod watch;
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures::future::LocalBoxFuture;
+use prost::Message;
+use tokio::{sync::mpsc, time::Duration};
+
+use super::{
+    proto::etcdserverpb as pb,
+    service::{CallContext, Code, MethodKind, Services, Status},
+};
+use crate::client::{Client, Header};
+
+/// What the services need beyond the client.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// etcd's `--watch-progress-notify-interval`.
+    pub watch_progress_interval: Duration,
+    /// Size from which a watch answer is split for clients that take fragments.
+    pub watch_fragment_bytes: usize,
+}
+
+/// The services of one front-end thread.
+#[derive(Clone, Debug)]
+pub struct Rpc {
+    shared: Rc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    options: Options,
+}
+
+impl Rpc {
+    /// Services over `client`.
+    #[must_use]
+    pub fn new(client: Client, options: Options) -> Self {
+        Self { shared: Rc::new(Shared { client, options }) }
+    }
+
+    /// The client under the services.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.shared.client
+    }
+}
+
+/// The whole table of methods. A method that is not here does not exist for any transport.
+fn kind(path: &str) -> Option<MethodKind> {
+    match path {
+        "/etcdserverpb.KV/Range"
+        | "/etcdserverpb.KV/Put"
+        | "/etcdserverpb.KV/DeleteRange"
+        | "/etcdserverpb.KV/Txn"
+        | "/etcdserverpb.KV/Compact"
+        | "/etcdserverpb.Lease/LeaseGrant"
+        | "/etcdserverpb.Lease/LeaseRevoke"
+        | "/etcdserverpb.Lease/LeaseTimeToLive"
+        | "/etcdserverpb.Lease/LeaseLeases"
+        | "/etcdserverpb.Cluster/MemberAdd"
+        | "/etcdserverpb.Cluster/MemberRemove"
+        | "/etcdserverpb.Cluster/MemberUpdate"
+        | "/etcdserverpb.Cluster/MemberList"
+        | "/etcdserverpb.Cluster/MemberPromote"
+        | "/etcdserverpb.Maintenance/Alarm"
+        | "/etcdserverpb.Maintenance/Status"
+        | "/etcdserverpb.Maintenance/Hash"
+        | "/etcdserverpb.Maintenance/HashKV"
+        | "/etcdserverpb.Maintenance/Defragment"
+        | "/etcdserverpb.Maintenance/MoveLeader" => Some(MethodKind::Unary),
+        "/etcdserverpb.Watch/Watch" | "/etcdserverpb.Lease/LeaseKeepAlive" => {
+            Some(MethodKind::Streaming)
+        }
+        _ => None,
+    }
+}
+
+impl Services for Rpc {
+    fn method(&self, path: &str) -> Option<MethodKind> {
+        kind(path)
+    }
+
+    fn unary(
+        &self,
+        path: &str,
+        request: Bytes,
+        context: CallContext,
+    ) -> LocalBoxFuture<'static, Result<Bytes, Status>> {
+        let rpc = self.shared.clone();
+        macro_rules! call {
+            ($handler:path) => {
+                Box::pin(async move {
+                    rpc.require_leader(&context)?;
+                    let size = request.len();
+                    let answer = $handler(&rpc.client, decode(request)?, size).await?;
+                    Ok(encode(&answer))
+                })
+            };
+        }
+        match path {
+            "/etcdserverpb.KV/Range" => call!(kv::range),
+            "/etcdserverpb.KV/Put" => call!(kv::put),
+            "/etcdserverpb.KV/DeleteRange" => call!(kv::delete_range),
+            "/etcdserverpb.KV/Txn" => call!(kv::txn),
+            "/etcdserverpb.KV/Compact" => call!(kv::compact),
+            "/etcdserverpb.Lease/LeaseGrant" => call!(lease::grant),
+            "/etcdserverpb.Lease/LeaseRevoke" => call!(lease::revoke),
+            "/etcdserverpb.Lease/LeaseTimeToLive" => call!(lease::time_to_live),
+            "/etcdserverpb.Lease/LeaseLeases" => call!(lease::leases),
+            "/etcdserverpb.Cluster/MemberAdd" => call!(cluster::add),
+            "/etcdserverpb.Cluster/MemberRemove" => call!(cluster::remove),
+            "/etcdserverpb.Cluster/MemberUpdate" => call!(cluster::update),
+            "/etcdserverpb.Cluster/MemberList" => call!(cluster::list),
+            "/etcdserverpb.Cluster/MemberPromote" => call!(cluster::promote),
+            "/etcdserverpb.Maintenance/Alarm" => call!(maintenance::alarm),
+            "/etcdserverpb.Maintenance/Status" => call!(maintenance::status),
+            "/etcdserverpb.Maintenance/Hash" => call!(maintenance::hash),
+            "/etcdserverpb.Maintenance/HashKV" => call!(maintenance::hash_kv),
+            "/etcdserverpb.Maintenance/Defragment" => call!(maintenance::defragment),
+            "/etcdserverpb.Maintenance/MoveLeader" => call!(maintenance::move_leader),
+            _ => Box::pin(std::future::ready(Err(unknown_method()))),
+        }
+    }
+
+    fn streaming(
+        &self,
+        path: &str,
+        requests: mpsc::Receiver<Bytes>,
+        responses: mpsc::Sender<Bytes>,
+        context: CallContext,
+    ) -> LocalBoxFuture<'static, Result<(), Status>> {
+        let rpc = self.shared.clone();
+        if let Err(status) = rpc.require_leader(&context) {
+            return Box::pin(std::future::ready(Err(status)));
+        }
+        match path {
+            "/etcdserverpb.Watch/Watch" => {
+                Box::pin(watch::run(rpc, requests, responses, context.require_leader))
+            }
+            "/etcdserverpb.Lease/LeaseKeepAlive" => {
+                Box::pin(lease::keep_alive(rpc, requests, responses))
+            }
+            _ => Box::pin(std::future::ready(Err(unknown_method()))),
+        }
+    }
+}
+
+impl Shared {
+    /// `hasleader` metadata: a call that wants a leader fails at once without one.
+    fn require_leader(&self, context: &CallContext) -> Result<(), Status> {
+        if context.require_leader && self.client.node().leader().is_none() {
+            return Err(crate::client::Error::NoLeader.into());
+        }
+        Ok(())
+    }
+}
+
+fn unknown_method() -> Status {
+    Status::new(Code::Unimplemented, "unknown method")
+}
+
+fn decode<M: Message + Default>(request: Bytes) -> Result<M, Status> {
+    M::decode(request).map_err(|error| {
+        Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}"))
+    })
+}
+
+fn encode(message: &impl Message) -> Bytes {
+    message.encode_to_vec().into()
+}
+
+/// A header on the wire.
+fn header(header: Header) -> Option<pb::ResponseHeader> {
+    Some(pb::ResponseHeader {
+        cluster_id: header.cluster_id,
+        member_id: header.member_id,
+        revision: header.revision,
+        raft_term: header.raft_term,
+    })
+}

@@ -1,0 +1,130 @@
+//! `etcdserverpb.Maintenance`: status, hashes, alarms, leader transfer.
+
+use tripod_storage::command::{AlarmAction, AlarmKind};
+
+use super::{header, pb};
+use crate::{
+    api::service::{Code, Status},
+    client::Client,
+    version,
+};
+
+pub(super) async fn status(
+    client: &Client,
+    _request: pb::StatusRequest,
+    _size: usize,
+) -> Result<pb::StatusResponse, Status> {
+    let (head, status) = client.status();
+    let mut errors: Vec<String> = Vec::new();
+    if status.leader == 0 {
+        errors.push("etcdserver: no leader".to_owned());
+    }
+    for (member_id, alarm) in &status.alarms {
+        // With the trailing space that etcd's text form has.
+        errors.push(format!("memberID:{member_id} alarm:{} ", alarm_name(*alarm)));
+    }
+    Ok(pb::StatusResponse {
+        header: header(head),
+        version: version::ETCD.to_owned(),
+        db_size: status.db_size_bytes,
+        leader: status.leader,
+        raft_index: status.raft_index,
+        raft_term: head.raft_term,
+        raft_applied_index: status.raft_applied_index,
+        errors,
+        db_size_in_use: status.db_size_in_use_bytes,
+        is_learner: status.is_learner,
+        storage_version: version::ETCD_STORAGE.to_owned(),
+        db_size_quota: status.quota_bytes,
+        downgrade_info: Some(pb::DowngradeInfo::default()),
+    })
+}
+
+pub(super) async fn hash(
+    client: &Client,
+    _request: pb::HashRequest,
+    _size: usize,
+) -> Result<pb::HashResponse, Status> {
+    let (head, hash) = client.hash_kv(0)?;
+    Ok(pb::HashResponse { header: header(head), hash: hash.hash })
+}
+
+pub(super) async fn hash_kv(
+    client: &Client,
+    request: pb::HashKvRequest,
+    _size: usize,
+) -> Result<pb::HashKvResponse, Status> {
+    let (head, hash) = client.hash_kv(request.revision)?;
+    Ok(pb::HashKvResponse {
+        header: header(head),
+        hash: hash.hash,
+        compact_revision: hash.compact_revision,
+        hash_revision: hash.revision,
+    })
+}
+
+/// Answers `{}` without a header, as etcd. The engine gives space back by itself in the
+/// background; this waits until what is pending has been handed to it.
+pub(super) async fn defragment(
+    client: &Client,
+    _request: pb::DefragmentRequest,
+    _size: usize,
+) -> Result<pb::DefragmentResponse, Status> {
+    client.defragment().await?;
+    Ok(pb::DefragmentResponse { header: None })
+}
+
+pub(super) async fn move_leader(
+    client: &Client,
+    request: pb::MoveLeaderRequest,
+    _size: usize,
+) -> Result<pb::MoveLeaderResponse, Status> {
+    client.move_leader(request.target_id).await?;
+    Ok(pb::MoveLeaderResponse { header: None })
+}
+
+pub(super) async fn alarm(
+    client: &Client,
+    request: pb::AlarmRequest,
+    _size: usize,
+) -> Result<pb::AlarmResponse, Status> {
+    const GET: i32 = pb::alarm_request::AlarmAction::Get as i32;
+    const ACTIVATE: i32 = pb::alarm_request::AlarmAction::Activate as i32;
+    const DEACTIVATE: i32 = pb::alarm_request::AlarmAction::Deactivate as i32;
+    let kind = match request.alarm {
+        1 => Some(AlarmKind::NoSpace),
+        2 => Some(AlarmKind::Corrupt),
+        _ => None,
+    };
+    let action = match request.action {
+        GET => None,
+        ACTIVATE => Some(AlarmAction::Activate),
+        DEACTIVATE => Some(AlarmAction::Deactivate),
+        _ => return Err(Status::new(Code::Unknown, "etcdserver: unknown alarm action")),
+    };
+    let (head, alarms) = match (action, kind) {
+        (None, kind) => client.alarms(kind),
+        (Some(action), Some(kind)) => client.set_alarm(action, request.member_id, kind).await?,
+        // The alarm "none" is neither raised nor cleared.
+        (Some(_), None) => (client.header_now(), Vec::new()),
+    };
+    let alarms = alarms
+        .into_iter()
+        .map(|(member_id, alarm)| pb::AlarmMember { member_id, alarm: alarm_number(alarm) })
+        .collect();
+    Ok(pb::AlarmResponse { header: header(head), alarms })
+}
+
+fn alarm_number(alarm: AlarmKind) -> i32 {
+    match alarm {
+        AlarmKind::NoSpace => pb::AlarmType::Nospace as i32,
+        AlarmKind::Corrupt => pb::AlarmType::Corrupt as i32,
+    }
+}
+
+fn alarm_name(alarm: AlarmKind) -> &'static str {
+    match alarm {
+        AlarmKind::NoSpace => "NOSPACE",
+        AlarmKind::Corrupt => "CORRUPT",
+    }
+}

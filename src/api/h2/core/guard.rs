@@ -1,0 +1,140 @@
+//! What a client may do for nothing: token buckets and the ping rule.
+
+use std::time::{Duration, Instant};
+
+use super::super::limits::{Limits, PING_STRIKES_MAX};
+
+/// Tokens that come back with time, up to a burst.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    left: u32,
+    burst: u32,
+    per_s: u32,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn new(burst: u32, per_s: u32, now: Instant) -> Self {
+        Self { left: burst, burst, per_s, filled: now }
+    }
+
+    /// Takes `cost` tokens; `false` when there are not enough.
+    fn take(&mut self, cost: u32, now: Instant) -> bool {
+        if self.left < cost {
+            let elapsed_ms = now.saturating_duration_since(self.filled).as_millis();
+            let back = elapsed_ms.saturating_mul(u128::from(self.per_s)) / 1000;
+            if back > 0 {
+                self.left = u32::try_from(back)
+                    .map_or(self.burst, |back| self.left.saturating_add(back).min(self.burst));
+                self.filled = now;
+            }
+        }
+        match self.left.checked_sub(cost) {
+            Some(left) => self.left = left,
+            None => return false,
+        }
+        true
+    }
+
+    fn give(&mut self) {
+        self.left = (self.left + 1).min(self.burst);
+    }
+}
+
+/// Decides when a client has done too much that brings nothing.
+#[derive(Debug)]
+pub(super) struct Guard {
+    resets: Bucket,
+    idle_frames: Bucket,
+    ping_interval_min: Duration,
+    ping_strikes: u32,
+    last_ping: Option<Instant>,
+    /// Headers or data were sent since the last ping: clients measure with pings then.
+    traffic: bool,
+}
+
+/// The client must be told to calm down, with this text.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Flood(pub &'static str);
+
+impl Guard {
+    pub(super) fn new(limits: &Limits, now: Instant) -> Self {
+        Self {
+            resets: Bucket::new(limits.resets_burst, limits.resets_per_s, now),
+            idle_frames: Bucket::new(limits.idle_frames_burst, limits.idle_frames_per_s, now),
+            ping_interval_min: limits.ping_interval_min,
+            ping_strikes: 0,
+            last_ping: None,
+            traffic: false,
+        }
+    }
+
+    /// A stream ended before its answer: cancelled, refused or malformed (CVE-2023-44487).
+    pub(super) fn reset(&mut self, now: Instant) -> Result<(), Flood> {
+        if self.resets.take(1, now) { Ok(()) } else { Err(Flood("too_many_resets")) }
+    }
+
+    /// A stream got its answer.
+    pub(super) fn answered(&mut self) {
+        self.resets.give();
+    }
+
+    /// A frame that costs work and carries no request.
+    pub(super) fn idle_frame(&mut self, cost: u32, now: Instant) -> Result<(), Flood> {
+        if self.idle_frames.take(cost, now) { Ok(()) } else { Err(Flood("too_many_frames")) }
+    }
+
+    /// Headers or data went out.
+    pub(super) fn sent(&mut self) {
+        self.traffic = true;
+    }
+
+    /// A ping arrived. Pings after traffic are free; others may come once per interval, and
+    /// two violations in a row are forgiven.
+    pub(super) fn ping(&mut self, now: Instant) -> Result<(), Flood> {
+        let last = self.last_ping.replace(now);
+        if std::mem::take(&mut self.traffic) {
+            self.ping_strikes = 0;
+            return Ok(());
+        }
+        if last.is_some_and(|last| now.saturating_duration_since(last) < self.ping_interval_min) {
+            self.ping_strikes += 1;
+        }
+        if self.ping_strikes > PING_STRIKES_MAX { Err(Flood("too_many_pings")) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_come_back_with_time_and_answers() {
+        let now = Instant::now();
+        let limits = Limits { resets_burst: 2, resets_per_s: 10, ..Limits::default() };
+        let mut guard = Guard::new(&limits, now);
+        assert!(guard.reset(now).is_ok() && guard.reset(now).is_ok());
+        assert_eq!(guard.reset(now), Err(Flood("too_many_resets")));
+        guard.answered();
+        assert!(guard.reset(now).is_ok());
+        assert!(guard.reset(now + Duration::from_millis(50)).is_err());
+        assert!(guard.reset(now + Duration::from_millis(100)).is_ok());
+    }
+
+    #[test]
+    fn pings_are_free_with_traffic_and_rare_without() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut guard = Guard::new(&Limits::default(), start);
+        for ms in 0..100 {
+            guard.sent();
+            assert!(guard.ping(at(ms)).is_ok());
+        }
+        assert!(guard.ping(at(200)).is_ok() && guard.ping(at(300)).is_ok());
+        assert_eq!(guard.ping(at(400)), Err(Flood("too_many_pings")));
+        let mut slow = Guard::new(&Limits::default(), start);
+        for n in 0..100 {
+            assert!(slow.ping(at(n * 5000)).is_ok());
+        }
+    }
+}

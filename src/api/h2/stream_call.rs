@@ -1,0 +1,99 @@
+//! A streaming gRPC call.
+
+use std::{
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use futures::future::LocalBoxFuture;
+use tokio::sync::mpsc;
+
+use super::{
+    super::{
+        connection::Environment,
+        service::{CallContext, STREAM_REQUESTS_MAX, STREAM_RESPONSES_MAX, Status},
+    },
+    calls::Ran,
+    core::{Core, End},
+    grpc::Deframer,
+    inbox::Inbox,
+    limits::Limits,
+};
+
+/// One streaming call and its two channels.
+pub(super) struct StreamCall {
+    inbox: Inbox,
+    answers: mpsc::Receiver<Bytes>,
+    /// The service, until it ends.
+    service: Option<LocalBoxFuture<'static, Result<(), Status>>>,
+    /// How it ended.
+    result: Result<(), Status>,
+}
+
+impl StreamCall {
+    pub(super) fn new(
+        path: &str,
+        ended: bool,
+        environment: &Environment,
+        context: CallContext,
+    ) -> Self {
+        let (request_sender, requests) = mpsc::channel(STREAM_REQUESTS_MAX);
+        let (answer_sender, answers) = mpsc::channel(STREAM_RESPONSES_MAX);
+        let deframer = Deframer::new(environment.limits.message_bytes_max);
+        let mut inbox = Inbox::new(request_sender, Some(deframer));
+        if ended {
+            // Nothing came, so nothing can be cut short.
+            let _ = inbox.feed(&[], true);
+        }
+        let service = environment.services.streaming(path, requests, answer_sender, context);
+        Self { inbox, answers, service: Some(service), result: Ok(()) }
+    }
+
+    pub(super) fn backlog_bytes(&self) -> usize {
+        self.inbox.backlog_bytes()
+    }
+
+    /// Takes request bytes; returns how many are used up.
+    pub(super) fn feed(&mut self, bytes: &[u8], end: bool) -> Result<usize, Status> {
+        self.inbox.feed(bytes, end)
+    }
+
+    /// Goes on as far as the service, the client and the limits allow.
+    pub(super) fn run(
+        &mut self,
+        stream: u32,
+        core: &mut Core,
+        limits: &Limits,
+        waker: &Waker,
+    ) -> Ran {
+        let context = &mut Context::from_waker(waker);
+        match self.inbox.poll(context) {
+            Ok(used) => core.release(stream, used),
+            Err(status) => {
+                core.finish(stream, End::Trailers(Err(status)));
+                return Ran::Over;
+            }
+        }
+        if let Some(service) = &mut self.service
+            && let Poll::Ready(result) = service.as_mut().poll(context)
+        {
+            self.result = result;
+            self.service = None;
+            self.answers.close();
+        }
+        while core.pending_bytes(stream) < limits.stream_answer_bytes_max {
+            match self.answers.poll_recv(context) {
+                Poll::Ready(Some(answer)) => core.send_message(stream, answer),
+                Poll::Ready(None) if self.service.is_none() => {
+                    let result = std::mem::replace(&mut self.result, Ok(()));
+                    core.finish(stream, End::Trailers(result));
+                    return Ran::Over;
+                }
+                // The service dropped its sender and goes on.
+                Poll::Ready(None) | Poll::Pending => return Ran::Waits,
+            }
+        }
+        core.want_room(stream);
+        Ran::Waits
+    }
+}

@@ -1,0 +1,3 @@
+//! Command line: clap types and the entry of each command.
+
+pub mod bench;

@@ -1,0 +1,403 @@
+//! The in-process client: the store's API as typed async calls.
+//!
+//! It has the same meaning as gRPC, which is a translation on top of it; embedders and the
+//! orchestrator use it directly. Cheap to clone; each front-end thread has one with its own
+//! submission port, so that answers of many requests arrive with one wake.
+
+mod error;
+mod lease;
+mod maintenance;
+pub mod watch;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tripod_raft::{Answer, Node, Port};
+use tripod_storage::{
+    Rejected, Revision,
+    command::{
+        Command, Compact, DeleteRange, DeleteRangeResponse, Put, PutResponse, Range,
+        RangeResponse, Response, Txn, TxnOp, TxnOpResponse, TxnResponse,
+    },
+    mvcc::validate,
+};
+
+use watch::hub::Hub;
+
+pub use error::Error;
+pub use lease::{LeaseRemaining, LeaseService};
+pub use maintenance::{MemberInfo, Status};
+
+/// Bytes that etcd's log entry adds to a request, counted towards `max_request_bytes`.
+const ENTRY_OVERHEAD_BYTES: usize = 20;
+/// Pairs read under one lock by a range without sorting, so that writers are not held up.
+const RANGE_PAGE_KEYS: usize = 10_000;
+
+/// Bounds of one request (etcd's flags of the same names).
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Quota of the database in bytes, 0 for none; reported in the status.
+    pub quota_bytes: i64,
+    /// Most bytes of a request that goes through the log.
+    pub max_request_bytes: usize,
+    /// Most operations in one branch of a transaction.
+    pub max_txn_ops: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { quota_bytes: 0, max_request_bytes: 1_572_864, max_txn_ops: 128 }
+    }
+}
+
+/// Who a member is: fixed when it first starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Id of the cluster.
+    pub cluster_id: u64,
+    /// Id of this member; its Raft node id too.
+    pub member_id: u64,
+    /// Human name (`--name`).
+    pub name: String,
+}
+
+/// Who answered and how far it was (etcd `ResponseHeader`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Id of the cluster.
+    pub cluster_id: u64,
+    /// Id of the member that answered.
+    pub member_id: u64,
+    /// The store's revision.
+    pub revision: Revision,
+    /// Raft term.
+    pub raft_term: u64,
+}
+
+/// An answer and its header.
+pub type Answered<T> = Result<(Header, T), Error>;
+
+/// See the module's text.
+#[derive(Clone, Debug)]
+pub struct Client {
+    node: Node,
+    port: Port,
+    identity: Arc<Identity>,
+    limits: Limits,
+    hub: Arc<Hub>,
+    leases: Arc<LeaseService>,
+}
+
+impl Client {
+    /// A client over a running node. The caller drives `port` and runs `hub`.
+    #[must_use]
+    pub(crate) fn new(
+        node: Node,
+        port: Port,
+        identity: Arc<Identity>,
+        limits: Limits,
+        hub: Arc<Hub>,
+        leases: Arc<LeaseService>,
+    ) -> Self {
+        Self { node, port, identity, limits, hub, leases }
+    }
+
+    /// The consensus node under this client.
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Bounds in force.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// A header at `revision`, with the present term.
+    #[must_use]
+    pub fn header(&self, revision: Revision) -> Header {
+        Header {
+            cluster_id: self.identity.cluster_id,
+            member_id: self.identity.member_id,
+            revision,
+            raft_term: self.node.term(),
+        }
+    }
+
+    /// A header at the store's present revision.
+    #[must_use]
+    pub fn header_now(&self) -> Header {
+        self.header(self.node.state().read().revision())
+    }
+
+    /// Reads a key or range.
+    ///
+    /// `serializable` reads this member's present state; otherwise a majority first confirms
+    /// that nothing newer was acknowledged (one round trip, shared by all waiting reads).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty key, [`Error::Rejected`] for a compacted or future
+    /// revision, the availability errors without a leader.
+    ///
+    /// Source: etcd `RangeRequest`.
+    pub async fn range(&self, range: Range, serializable: bool) -> Answered<RangeResponse> {
+        validate::range(&range)?;
+        if serializable {
+            self.refuse_removed()?;
+        } else {
+            self.refuse_learner()?;
+            self.port.read_index().await?;
+        }
+        let response = self.read_range(&range).await?;
+        Ok((self.header(response.revision), response))
+    }
+
+    /// Whole answer at once where it is small or sorted by the state machine; page by page at
+    /// one revision where it is a long plain range.
+    async fn read_range(&self, range: &Range) -> Result<RangeResponse, Error> {
+        let plain = range.sort_order == 0 && range.sort_target == 0;
+        let bounded = range.limit > 0 && range.limit <= RANGE_PAGE_KEYS as i64;
+        let filtered = range.min_mod_revision != 0
+            || range.max_mod_revision != 0
+            || range.min_create_revision != 0
+            || range.max_create_revision != 0;
+        if range.range_end.is_empty() || range.count_only || bounded || filtered || !plain {
+            return self.read_whole(range);
+        }
+        let first = Range { limit: RANGE_PAGE_KEYS as i64, ..range.clone() };
+        let mut response = self.read_whole(&first)?;
+        let wanted = if range.limit > 0 { range.limit as usize } else { usize::MAX };
+        let revision = if range.revision > 0 { range.revision } else { response.revision };
+        let pinned = range.revision > 0;
+        while response.more && response.kvs.len() < wanted {
+            tokio::task::yield_now().await;
+            let Some(last) = response.kvs.last() else { break };
+            let mut key = last.key.to_vec();
+            key.push(0);
+            let left = wanted - response.kvs.len();
+            let page = Range {
+                key: key.into(),
+                limit: left.min(RANGE_PAGE_KEYS) as i64,
+                revision,
+                ..range.clone()
+            };
+            let page = match self.read_whole(&page) {
+                // Compacted between two pages: the newest state is as good an answer.
+                Err(Error::Rejected(Rejected::Compacted { .. })) if !pinned => {
+                    return self.read_whole(range);
+                }
+                page => page?,
+            };
+            response.more = page.more;
+            response.kvs.extend(page.kvs);
+        }
+        Ok(response)
+    }
+
+    fn read_whole(&self, range: &Range) -> Result<RangeResponse, Error> {
+        let read = self.node.state().read().range(range);
+        match read {
+            Ok(answer) => Ok(answer?),
+            Err(error) => {
+                self.node.fail(error);
+                Err(Error::Stopped)
+            }
+        }
+    }
+
+    /// Writes one key.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty key or contradictory options, [`Error::Rejected`] for an
+    /// unknown lease, the availability errors without a quorum.
+    ///
+    /// Source: etcd `PutRequest`.
+    pub async fn put(&self, put: Put) -> Answered<PutResponse> {
+        validate::put(&put)?;
+        self.check_size(put.key.len() + put.value.len())?;
+        let (header, response) = self.propose(Command::Put(put)).await?;
+        match response {
+            Response::Put(response) => Ok((header, response)),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Deletes a key or range, in one revision.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    ///
+    /// Source: etcd `DeleteRangeRequest`.
+    pub async fn delete_range(&self, delete: DeleteRange) -> Answered<DeleteRangeResponse> {
+        validate::delete_range(&delete)?;
+        self.check_size(delete.key.len() + delete.range_end.len())?;
+        let (header, response) = self.propose(Command::DeleteRange(delete)).await?;
+        match response {
+            Response::DeleteRange(response) => Ok((header, response)),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Compares, then runs one branch of operations in one revision. A transaction of top-level
+    /// reads alone takes no log entry; `serializable` is about such ones (every read asked so).
+    /// `size` is the request's encoded size in bytes.
+    ///
+    /// # Errors
+    /// As [`Client::put`], and [`Error::Invalid`] for too many or overlapping operations.
+    ///
+    /// Source: etcd `TxnRequest`.
+    pub async fn txn(&self, txn: Txn, serializable: bool, size: usize) -> Answered<TxnResponse> {
+        validate::txn(&txn, self.limits.max_txn_ops)?;
+        if is_read_only(&txn) {
+            return self.read_only_txn(&txn, serializable).await;
+        }
+        self.check_size(size)?;
+        let (header, response) = self.propose(Command::Txn(txn)).await?;
+        match response {
+            Response::Txn(response) => Ok((header, response)),
+            other => unexpected(&other),
+        }
+    }
+
+    async fn read_only_txn(&self, txn: &Txn, serializable: bool) -> Answered<TxnResponse> {
+        self.refuse_learner()?;
+        if !serializable {
+            self.port.read_index().await?;
+        }
+        let read = {
+            let machine = self.node.state().read();
+            machine.read_only_txn(txn).map(|answer| (machine.revision(), answer))
+        };
+        match read {
+            Ok((revision, answer)) => Ok((self.header(revision), answer?)),
+            Err(error) => {
+                self.node.fail(error);
+                Err(Error::Stopped)
+            }
+        }
+    }
+
+    /// Forgets history below `revision`; with `physical` answers once it is gone from memory
+    /// and the engine.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] for a revision that is compacted already or in the future.
+    ///
+    /// Source: etcd `CompactionRequest`.
+    pub async fn compact(&self, revision: Revision, physical: bool) -> Answered<()> {
+        let command = Command::Compact(Compact { revision });
+        let (header, _) = self.propose(command).await?;
+        if physical {
+            self.node.compaction_done().await;
+        }
+        Ok((header, ()))
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<(), Error> {
+        if bytes + ENTRY_OVERHEAD_BYTES > self.limits.max_request_bytes {
+            return Err(Error::TooLarge);
+        }
+        Ok(())
+    }
+
+    /// Sends a command through the log; the answer comes after this member has applied it.
+    async fn propose(&self, command: Command) -> Answered<Response> {
+        self.refuse_learner()?;
+        let Answer { applied, term, .. } = self.port.propose(command).await?;
+        let header = Header { raft_term: term, ..self.header(applied.revision) };
+        Ok((header, applied.outcome?))
+    }
+
+    fn refuse_learner(&self) -> Result<(), Error> {
+        if self.node.is_learner() { Err(Error::Learner) } else { Ok(()) }
+    }
+
+    fn refuse_removed(&self) -> Result<(), Error> {
+        if self.node.is_stopped() { Err(Error::Stopped) } else { Ok(()) }
+    }
+}
+
+/// Short forms for embedders.
+impl Client {
+    /// The newest version of `key`, linearizable.
+    ///
+    /// # Errors
+    /// As [`Client::range`].
+    pub async fn get(
+        &self,
+        key: impl Into<Bytes>,
+    ) -> Result<Option<tripod_storage::KeyValue>, Error> {
+        let range = Range { key: key.into(), ..Range::default() };
+        Ok(self.range(range, false).await?.1.kvs.pop())
+    }
+
+    /// Every live pair whose key starts with `prefix`, in key order, linearizable.
+    ///
+    /// # Errors
+    /// As [`Client::range`].
+    pub async fn get_prefix(
+        &self,
+        prefix: impl Into<Bytes>,
+    ) -> Result<Vec<tripod_storage::KeyValue>, Error> {
+        let key = prefix.into();
+        let range = Range { range_end: prefix_end(&key), key, ..Range::default() };
+        Ok(self.range(range, false).await?.1.kvs)
+    }
+
+    /// Writes `value` under `key`; the revision of the write.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub async fn set(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<Revision, Error> {
+        let put = Put { key: key.into(), value: value.into(), ..Put::default() };
+        Ok(self.put(put).await?.0.revision)
+    }
+
+    /// Deletes `key`; whether it was there.
+    ///
+    /// # Errors
+    /// As [`Client::delete_range`].
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, Error> {
+        let delete = DeleteRange { key: key.into(), ..DeleteRange::default() };
+        Ok(self.delete_range(delete).await?.1.deleted > 0)
+    }
+}
+
+/// The exclusive end of the keys that start with `prefix`: `\0` (no end) if there is none.
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Bytes {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end.into();
+        }
+    }
+    Bytes::from_static(b"\0")
+}
+
+/// Whether a transaction holds only top-level reads: then it takes no log entry.
+fn is_read_only(txn: &Txn) -> bool {
+    txn.success.iter().chain(&txn.failure).all(|op| matches!(op, TxnOp::Range(_)))
+}
+
+/// The state machine answered another kind of command: it is broken, and the request's fate is
+/// unknown.
+fn unexpected<T>(response: &impl std::fmt::Debug) -> Answered<T> {
+    tracing::error!(?response, "the state machine answered another kind of command");
+    Err(Error::Stopped)
+}
+
+/// Answers of a transaction's reads, for callers that only read.
+#[must_use]
+pub fn ranges(response: TxnResponse) -> Vec<RangeResponse> {
+    response
+        .responses
+        .into_iter()
+        .filter_map(|op| if let TxnOpResponse::Range(range) = op { Some(range) } else { None })
+        .collect()
+}

@@ -1,0 +1,183 @@
+//! Members, status, hashes and alarms by typed calls.
+
+use tripod_storage::{
+    Error as StorageError, Rejected, Revision,
+    command::{AlarmAction, AlarmKind, Command, Response},
+};
+
+use super::{Answered, Client, Error, Header, unexpected};
+
+/// One member of the cluster (etcd `Member`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// Member id.
+    pub id: u64,
+    /// Name it has published, empty before it started.
+    pub name: String,
+    /// Where other members reach it.
+    pub peer_urls: Vec<String>,
+    /// Where clients reach it, empty before it started.
+    pub client_urls: Vec<String>,
+    /// It has no vote.
+    pub is_learner: bool,
+}
+
+/// How a member is (etcd `StatusResponse`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Leader's member id, 0 without one.
+    pub leader: u64,
+    /// Committed log index.
+    pub raft_index: u64,
+    /// Applied log index.
+    pub raft_applied_index: u64,
+    /// Bytes of the engine on disk.
+    pub db_size_bytes: i64,
+    /// Bytes of data in it.
+    pub db_size_in_use_bytes: i64,
+    /// Quota in bytes.
+    pub quota_bytes: i64,
+    /// This member has no vote.
+    pub is_learner: bool,
+    /// Alarms raised, by member.
+    pub alarms: Vec<(u64, AlarmKind)>,
+}
+
+/// A hash of the key space (etcd `HashKVResponse`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvHash {
+    /// crc32c of everything up to `revision` that compaction keeps.
+    pub hash: u32,
+    /// Revision hashed.
+    pub revision: Revision,
+    /// The store's compact revision.
+    pub compact_revision: Revision,
+}
+
+impl Client {
+    /// This member's view of itself. Local.
+    #[must_use]
+    pub fn status(&self) -> (Header, Status) {
+        let raft = self.node.status();
+        let (revision, in_use, alarms) = {
+            let machine = self.node.state().read();
+            (machine.revision(), machine.size_in_use_bytes(), machine.alarms())
+        };
+        let on_disk = self.node.engine_size_bytes();
+        let status = Status {
+            leader: raft.leader.unwrap_or(0),
+            raft_index: raft.committed,
+            raft_applied_index: raft.applied,
+            db_size_bytes: i64::try_from(on_disk).unwrap_or(i64::MAX),
+            db_size_in_use_bytes: i64::try_from(in_use).unwrap_or(i64::MAX),
+            quota_bytes: self.limits.quota_bytes,
+            is_learner: raft.is_learner,
+            alarms,
+        };
+        (self.header(revision), status)
+    }
+
+    /// Hash of the key space at `revision` (0: now). Local; members agree at equal revisions.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] for a compacted or future revision.
+    pub fn hash_kv(&self, revision: Revision) -> Answered<KvHash> {
+        let (now, hash) = {
+            let machine = self.node.state().read();
+            (machine.revision(), machine.hash_kv(revision))
+        };
+        let (hash, revision, compact_revision) = self.or_stop(hash)??;
+        Ok((self.header(now), KvHash { hash, revision, compact_revision }))
+    }
+
+    /// Hands what is pending to the engine and waits for it. etcd's Defragment rewrites its
+    /// file here; this engine gives space back in the background.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when the member stops meanwhile.
+    pub async fn defragment(&self) -> Result<(), Error> {
+        self.node.flush().await.map_err(|_| Error::Stopped)
+    }
+
+    /// Alarms raised, of one kind or all. Local.
+    #[must_use]
+    pub fn alarms(&self, kind: Option<AlarmKind>) -> (Header, Vec<(u64, AlarmKind)>) {
+        let machine = self.node.state().read();
+        let mut alarms = machine.alarms();
+        alarms.retain(|(_, alarm)| kind.is_none_or(|kind| kind == *alarm));
+        (self.header(machine.revision()), alarms)
+    }
+
+    /// Raises or clears an alarm; the alarms changed.
+    ///
+    /// # Errors
+    /// The availability errors without a quorum.
+    pub async fn set_alarm(
+        &self,
+        action: AlarmAction,
+        member_id: u64,
+        alarm: AlarmKind,
+    ) -> Answered<Vec<(u64, AlarmKind)>> {
+        let (header, response) = self.propose(Command::Alarm { action, member_id, alarm }).await?;
+        match response {
+            Response::Alarm(alarms) => Ok((header, alarms)),
+            other => unexpected(&other),
+        }
+    }
+
+    /// The members, after a quorum confirmed this member's view if `linearizable`.
+    ///
+    /// # Errors
+    /// The availability errors for a linearizable list.
+    pub async fn member_list(&self, linearizable: bool) -> Answered<Vec<MemberInfo>> {
+        if linearizable {
+            self.port.read_index().await?;
+        }
+        Ok((self.header_now(), self.members()))
+    }
+
+    fn members(&self) -> Vec<MemberInfo> {
+        let raft = self.node.status();
+        let machine = self.node.state().read();
+        raft.members
+            .into_iter()
+            .map(|(id, member)| {
+                let attributes = machine.member_attributes(id).cloned().unwrap_or_default();
+                MemberInfo {
+                    id,
+                    name: attributes.name,
+                    peer_urls: member.info.peer_urls,
+                    client_urls: attributes.client_urls,
+                    is_learner: member.is_learner,
+                }
+            })
+            .collect()
+    }
+
+    /// Makes `target` the leader; only the leader can.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`], [`Error::BadLeaderTransferee`] for a learner or unknown member,
+    /// [`Error::Timeout`] if it does not come about.
+    pub async fn move_leader(&self, target: u64) -> Result<(), Error> {
+        let raft = self.node.status();
+        if raft.leader != Some(self.identity.member_id) {
+            return Err(Error::NotLeader);
+        }
+        if raft.members.get(&target).is_none_or(|member| member.is_learner) {
+            return Err(Error::BadLeaderTransferee);
+        }
+        Ok(self.node.transfer_leader(target).await?)
+    }
+
+    /// A storage failure stops the node: no answer may follow it.
+    pub(super) fn or_stop<T>(
+        &self,
+        result: Result<Result<T, Rejected>, StorageError>,
+    ) -> Result<Result<T, Rejected>, Error> {
+        result.map_err(|error| {
+            self.node.fail(error);
+            Error::Stopped
+        })
+    }
+}

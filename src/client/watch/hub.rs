@@ -1,0 +1,302 @@
+//! Fan-out of applied events to watchers: one hub for each front-end thread.
+//!
+//! The hub is a cursor over the state machine's ring of recent events. When entries are applied
+//! it wakes once, matches what is new against its watchers and drops deliveries into the
+//! mailboxes of the streams concerned, waking each of them once.
+//!
+//! Invariants:
+//! - every event below `cursor` has been delivered to every registered watcher that wants it;
+//! - a mailbox holds at most [`MAILBOX_DELIVERIES_MAX`] deliveries. A watcher whose mailbox is
+//!   full is unregistered and told from which revision it lags; it then reads history. So memory
+//!   is bounded and no event is skipped.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tripod_raft::Node;
+use tripod_storage::{
+    Revision,
+    command::{Event, EventKind},
+    types::KeyRange,
+    watch::WatcherSet,
+};
+
+/// Deliveries that wait in one stream's mailbox before its watchers fall back to history.
+pub const MAILBOX_DELIVERIES_MAX: usize = 1024;
+/// Events taken from the ring under one read lock.
+const DISPATCH_EVENTS_MAX: usize = 4096;
+
+/// Which events a watcher does not want (etcd `WatchCreateRequest.FilterType`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filters {
+    /// Leave out puts.
+    pub no_put: bool,
+    /// Leave out deletes.
+    pub no_delete: bool,
+}
+
+impl Filters {
+    /// Whether an event of `kind` passes.
+    #[must_use]
+    pub fn pass(self, kind: EventKind) -> bool {
+        match kind {
+            EventKind::Put => !self.no_put,
+            EventKind::Delete => !self.no_delete,
+        }
+    }
+}
+
+/// An event with room for its encoding, so that a thousand watchers encode it once.
+#[derive(Debug)]
+pub struct SharedEvent {
+    /// The event.
+    pub event: Arc<Event>,
+    /// Encoding without `prev_kv`, made by the first transport that needs it.
+    pub wire: OnceLock<Bytes>,
+}
+
+/// Events of one revision for one watcher.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The watcher's id on its stream.
+    pub watch_id: i64,
+    /// The revision all events share.
+    pub revision: Revision,
+    /// In the order of their sub-revisions.
+    pub events: Vec<Arc<SharedEvent>>,
+}
+
+/// Where a stream receives what the hub has for it.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    inbox: Mutex<Inbox>,
+    /// Signalled after each dispatch that left something here.
+    pub notify: Notify,
+}
+
+/// What was waiting in a [`Mailbox`].
+#[derive(Debug, Default)]
+pub struct Inbox {
+    /// In dispatch order.
+    pub deliveries: VecDeque<Delivery>,
+    /// Watchers that were unregistered, and the first revision each one misses.
+    pub lagging: Vec<(i64, Revision)>,
+}
+
+impl Mailbox {
+    /// Takes everything that waits.
+    pub fn take(&self) -> Inbox {
+        std::mem::take(&mut *self.inbox.lock())
+    }
+
+    fn is_empty(&self) -> bool {
+        let inbox = self.inbox.lock();
+        inbox.deliveries.is_empty() && inbox.lagging.is_empty()
+    }
+}
+
+/// Names a registered watcher inside one hub.
+pub type WatcherKey = u64;
+
+#[derive(Debug)]
+struct Registered {
+    mailbox: Arc<Mailbox>,
+    watch_id: i64,
+    from: Revision,
+    filters: Filters,
+}
+
+#[derive(Debug)]
+struct State {
+    watchers: WatcherSet,
+    registered: HashMap<WatcherKey, Registered>,
+    next_key: WatcherKey,
+    /// First revision not dispatched yet.
+    cursor: Revision,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Hub {
+    node: Node,
+    /// Held while events move from the ring to mailboxes, so that none is delivered twice.
+    dispatching: Mutex<()>,
+    state: Mutex<State>,
+}
+
+impl Hub {
+    /// A hub that starts at the node's present revision. [`Hub::run`] must be polled for
+    /// deliveries to happen.
+    #[must_use]
+    pub fn new(node: Node) -> Arc<Self> {
+        let cursor = node.state().read().revision() + 1;
+        let state = State {
+            watchers: WatcherSet::default(),
+            registered: HashMap::new(),
+            next_key: 1,
+            cursor,
+        };
+        Arc::new(Self { node, dispatching: Mutex::new(()), state: Mutex::new(state) })
+    }
+
+    /// Dispatches until the node stops.
+    pub async fn run(self: Arc<Self>) {
+        let mut applied = self.node.applied();
+        loop {
+            self.dispatch_all();
+            if applied.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Registers a watcher for events from `from` on, if the hub has not dispatched `from` yet;
+    /// otherwise answers how far it is, and the caller reads history first.
+    ///
+    /// # Errors
+    /// The hub's cursor: the first revision it has yet to dispatch.
+    pub fn register(
+        &self,
+        mailbox: &Arc<Mailbox>,
+        watch_id: i64,
+        range: &KeyRange,
+        from: Revision,
+        filters: Filters,
+    ) -> Result<WatcherKey, Revision> {
+        let mut state = self.state.lock();
+        if from < state.cursor {
+            return Err(state.cursor);
+        }
+        let key = state.next_key;
+        state.next_key += 1;
+        state.watchers.insert(key, range);
+        let registered = Registered { mailbox: Arc::clone(mailbox), watch_id, from, filters };
+        state.registered.insert(key, registered);
+        Ok(key)
+    }
+
+    /// Forgets a watcher; deliveries already in the mailbox stay there.
+    pub fn unregister(&self, key: WatcherKey) {
+        let mut state = self.state.lock();
+        state.registered.remove(&key);
+        state.watchers.remove(key);
+    }
+
+    /// The store's revision, if all events up to it are out of the hub and out of `mailbox`,
+    /// which means that its stream has seen them. `None` while something waits there.
+    pub fn progress(&self, mailbox: &Mailbox) -> Option<Revision> {
+        self.dispatch_all();
+        let state = self.state.lock();
+        mailbox.is_empty().then_some(state.cursor - 1)
+    }
+
+    fn dispatch_all(&self) {
+        let _only_one = self.dispatching.lock();
+        while self.dispatch() {}
+    }
+
+    /// Takes one page of events from the ring; true when there may be more.
+    fn dispatch(&self) -> bool {
+        let from = self.state.lock().cursor;
+        let (events, newest) = {
+            let machine = self.node.state().read();
+            (machine.recent_events(from, DISPATCH_EVENTS_MAX), machine.revision())
+        };
+        let mut state = self.state.lock();
+        let Some(events) = events else {
+            state.all_lag(newest + 1);
+            return true;
+        };
+        if events.is_empty() {
+            // Revisions without events do not exist but after an installed snapshot.
+            state.cursor = state.cursor.max(newest + 1);
+            return false;
+        }
+        state.deliver(&events);
+        true
+    }
+}
+
+impl State {
+    /// The ring has moved on without this hub: every watcher must read history from the cursor.
+    fn all_lag(&mut self, cursor: Revision) {
+        for (key, watcher) in self.registered.drain() {
+            self.watchers.remove(key);
+            let from = watcher.from.max(self.cursor);
+            watcher.mailbox.inbox.lock().lagging.push((watcher.watch_id, from));
+            watcher.mailbox.notify.notify_one();
+        }
+        self.cursor = cursor;
+    }
+
+    fn deliver(&mut self, events: &[Arc<Event>]) {
+        let mut touched: Vec<Arc<Mailbox>> = Vec::new();
+        for revision in events.chunk_by(|a, b| a.kv.mod_revision == b.kv.mod_revision) {
+            self.deliver_revision(revision, &mut touched);
+            self.cursor = revision[0].kv.mod_revision + 1;
+        }
+        for mailbox in touched {
+            mailbox.notify.notify_one();
+        }
+    }
+
+    /// `events` share one revision.
+    fn deliver_revision(&mut self, events: &[Arc<Event>], touched: &mut Vec<Arc<Mailbox>>) {
+        let mut by_watcher: Vec<(WatcherKey, Vec<Arc<SharedEvent>>)> = Vec::new();
+        let mut position: HashMap<WatcherKey, usize> = HashMap::new();
+        for event in events {
+            let shared =
+                Arc::new(SharedEvent { event: Arc::clone(event), wire: OnceLock::new() });
+            self.watchers.for_each_match(&event.kv.key, |key| {
+                if events.len() == 1 {
+                    by_watcher.push((key, vec![Arc::clone(&shared)]));
+                    return;
+                }
+                let at = *position.entry(key).or_insert_with(|| {
+                    by_watcher.push((key, Vec::new()));
+                    by_watcher.len() - 1
+                });
+                by_watcher[at].1.push(Arc::clone(&shared));
+            });
+        }
+        let revision = events[0].kv.mod_revision;
+        for (key, events) in by_watcher {
+            self.drop_into_mailbox(key, revision, events, touched);
+        }
+    }
+
+    fn drop_into_mailbox(
+        &mut self,
+        key: WatcherKey,
+        revision: Revision,
+        mut events: Vec<Arc<SharedEvent>>,
+        touched: &mut Vec<Arc<Mailbox>>,
+    ) {
+        let Some(watcher) = self.registered.get(&key) else { return };
+        events.retain(|shared| watcher.filters.pass(shared.event.kind));
+        if revision < watcher.from || events.is_empty() {
+            return;
+        }
+        let mut inbox = watcher.mailbox.inbox.lock();
+        let was_empty = inbox.deliveries.is_empty() && inbox.lagging.is_empty();
+        let full = inbox.deliveries.len() >= MAILBOX_DELIVERIES_MAX;
+        if full {
+            inbox.lagging.push((watcher.watch_id, revision));
+        } else {
+            inbox.deliveries.push_back(Delivery { watch_id: watcher.watch_id, revision, events });
+        }
+        drop(inbox);
+        if was_empty {
+            touched.push(Arc::clone(&watcher.mailbox));
+        }
+        if full {
+            self.registered.remove(&key);
+            self.watchers.remove(key);
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! One watch stream: many watchers, their history, live events, progress and cancellation.
+//!
+//! Messages come out in the order etcd keeps: `Created` before any event of that watcher, then
+//! its events by revision without a gap, then at most one `Canceled`.
+//!
+//! Source: etcd watch API guarantees, <https://etcd.io/docs/latest/learning/api/#watch-api>.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use tokio::time::{Duration, Instant};
+use tripod_raft::Node;
+use tripod_storage::{KeyValue, Rejected, Revision, types::KeyRange};
+
+use super::hub::{Delivery, Filters, Hub, Mailbox, SharedEvent, WatcherKey};
+
+/// Watchers on one stream; creating more is refused.
+pub const WATCHERS_PER_STREAM_MAX: usize = 100_000;
+/// Events read from history for one watcher before the others get their turn.
+const HISTORY_PAGE_EVENTS: usize = 1000;
+/// The id in answers that concern no watcher.
+pub const NO_WATCHER: i64 = -1;
+
+/// What to watch (etcd `WatchCreateRequest`).
+#[derive(Clone, Debug, Default)]
+pub struct WatchRequest {
+    /// First key; empty means the very first possible key.
+    pub key: Bytes,
+    /// Exclusive end; empty: one key; `\0`: no end.
+    pub range_end: Bytes,
+    /// First revision to see; 0: what comes after now.
+    pub start_revision: Revision,
+    /// Id to use, 0: the stream picks one.
+    pub watch_id: i64,
+    /// Answer with the version before each event.
+    pub prev_kv: bool,
+    /// Tell the revision now and then while nothing happens.
+    pub progress_notify: bool,
+    /// Kinds of events to leave out.
+    pub filters: Filters,
+    /// The client can put together answers split by size.
+    pub fragment: bool,
+}
+
+/// One answer on a watch stream.
+#[derive(Debug)]
+pub enum Message {
+    /// The watcher exists and will deliver from its start revision on.
+    Created {
+        /// Its id.
+        watch_id: i64,
+        /// Current revision.
+        revision: Revision,
+    },
+    /// The watcher could not be made.
+    Refused {
+        /// Current revision.
+        revision: Revision,
+        /// etcd's text.
+        reason: &'static str,
+    },
+    /// The watcher ended: by request, or because its history is compacted.
+    Canceled {
+        /// Its id.
+        watch_id: i64,
+        /// Current revision; 0 (left out on the wire) after a compaction.
+        revision: Revision,
+        /// Revision to resume at or above, 0 when canceled by request.
+        compact_revision: Revision,
+    },
+    /// Events of one watcher, whole revisions, in order.
+    Events {
+        /// The watcher.
+        watch_id: i64,
+        /// For the header: the events' revision if live, the current one from history.
+        revision: Revision,
+        /// In order.
+        events: Vec<Arc<SharedEvent>>,
+        /// Versions before, in parallel to `events`; empty unless asked for.
+        prev_kvs: Vec<Option<KeyValue>>,
+        /// The client takes fragments.
+        fragment: bool,
+    },
+    /// Everything up to `revision` has been sent.
+    Progress {
+        /// The watcher, or [`NO_WATCHER`] for the whole stream.
+        watch_id: i64,
+        /// See above.
+        revision: Revision,
+    },
+}
+
+#[derive(Debug)]
+enum Position {
+    /// Registered with the hub.
+    Live { key: WatcherKey, from: Revision },
+    /// Reading history; this revision is next.
+    History { next: Revision },
+}
+
+#[derive(Debug)]
+struct Watcher {
+    range: KeyRange,
+    request: WatchRequest,
+    position: Position,
+    /// No event since the last progress tick.
+    quiet: bool,
+}
+
+/// State of one stream. Dropping it unregisters all of its watchers.
+#[derive(Debug)]
+pub struct Session {
+    node: Node,
+    hub: Arc<Hub>,
+    mailbox: Arc<Mailbox>,
+    watchers: BTreeMap<i64, Watcher>,
+    next_id: i64,
+    outbox: VecDeque<Message>,
+    progress_requested: bool,
+    progress_interval: Duration,
+    next_progress: Instant,
+    /// Watcher whose history was read last: the next one gets the next turn.
+    last_read: i64,
+}
+
+impl Session {
+    /// An empty stream. `progress_interval` is etcd's `--watch-progress-notify-interval`.
+    #[must_use]
+    pub fn new(node: Node, hub: Arc<Hub>, progress_interval: Duration) -> Self {
+        Self {
+            node,
+            hub,
+            mailbox: Arc::default(),
+            watchers: BTreeMap::new(),
+            next_id: 0,
+            outbox: VecDeque::new(),
+            progress_requested: false,
+            progress_interval,
+            next_progress: Instant::now() + progress_interval,
+            last_read: i64::MIN,
+        }
+    }
+
+    /// Makes a watcher, or leaves the reason why not in the stream.
+    pub fn create(&mut self, mut request: WatchRequest) {
+        let revision = self.node.state().read().revision();
+        let range = match watch_range(&mut request) {
+            Ok(range) => range,
+            Err(reason) => return self.outbox.push_back(Message::Refused { revision, reason }),
+        };
+        if request.watch_id != 0 && self.watchers.contains_key(&request.watch_id) {
+            let reason = "mvcc: duplicate watch ID provided on the WatchStream";
+            return self.outbox.push_back(Message::Refused { revision, reason });
+        }
+        if self.watchers.len() >= WATCHERS_PER_STREAM_MAX {
+            let reason = "etcdserver: too many requests";
+            return self.outbox.push_back(Message::Refused { revision, reason });
+        }
+        let watch_id = self.choose_id(request.watch_id);
+        let next = if request.start_revision == 0 { revision + 1 } else { request.start_revision };
+        self.outbox.push_back(Message::Created { watch_id, revision });
+        let position = Position::History { next };
+        self.watchers.insert(watch_id, Watcher { range, request, position, quiet: true });
+        self.go_live(watch_id, next);
+    }
+
+    fn choose_id(&mut self, wanted: i64) -> i64 {
+        if wanted != 0 {
+            return wanted;
+        }
+        while self.watchers.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    /// Ends a watcher; an unknown id has no answer, as in etcd.
+    pub fn cancel(&mut self, watch_id: i64) {
+        let Some(watcher) = self.watchers.remove(&watch_id) else { return };
+        if let Position::Live { key, .. } = watcher.position {
+            self.hub.unregister(key);
+        }
+        let revision = self.node.state().read().revision();
+        self.outbox.push_back(Message::Canceled { watch_id, revision, compact_revision: 0 });
+    }
+
+    /// Asks for a stream-wide progress message once every watcher is up to date.
+    pub fn request_progress(&mut self) {
+        self.progress_requested = true;
+    }
+
+    /// The next answer. Cancel safe.
+    pub async fn next(&mut self) -> Message {
+        loop {
+            self.collect();
+            if let Some(message) = self.outbox.pop_front() {
+                return message;
+            }
+            if self.read_some_history() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            if self.outbox.is_empty() && !self.answer_progress_request() {
+                let mailbox = Arc::clone(&self.mailbox);
+                tokio::select! {
+                    () = mailbox.notify.notified() => {}
+                    () = tokio::time::sleep_until(self.next_progress) => self.progress_tick(),
+                }
+            }
+        }
+    }
+
+    /// Moves what the hub left in the mailbox into the outbox.
+    fn collect(&mut self) {
+        let inbox = self.mailbox.take();
+        for delivery in inbox.deliveries {
+            self.deliver(delivery);
+        }
+        for (watch_id, next) in inbox.lagging {
+            if let Some(watcher) = self.watchers.get_mut(&watch_id) {
+                watcher.position = Position::History { next };
+            }
+        }
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        let Delivery { watch_id, revision, events } = delivery;
+        // Deliveries of a watcher canceled meanwhile, or of an earlier one with its id.
+        let Some(watcher) = self.watchers.get_mut(&watch_id) else { return };
+        if revision < watcher.request.start_revision {
+            return;
+        }
+        watcher.quiet = false;
+        let prev_kvs =
+            if watcher.request.prev_kv { prev_kvs(&self.node, &events) } else { Vec::new() };
+        let fragment = watcher.request.fragment;
+        self.outbox.push_back(Message::Events { watch_id, revision, events, prev_kvs, fragment });
+    }
+
+    /// Registers a watcher with the hub if the hub has not passed `next` yet.
+    fn go_live(&mut self, watch_id: i64, next: Revision) -> bool {
+        let Some(watcher) = self.watchers.get_mut(&watch_id) else { return false };
+        let filters = watcher.request.filters;
+        match self.hub.register(&self.mailbox, watch_id, &watcher.range, next, filters) {
+            Ok(key) => {
+                watcher.position = Position::Live { key, from: next };
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// One page of history for the next watcher that needs it; false when none does.
+    fn read_some_history(&mut self) -> bool {
+        let behind = |(id, watcher): (&i64, &Watcher)| match watcher.position {
+            Position::History { next } => Some((*id, next)),
+            Position::Live { .. } => None,
+        };
+        let after = (std::ops::Bound::Excluded(self.last_read), std::ops::Bound::Unbounded);
+        let found = self.watchers.range(after).find_map(behind);
+        let Some((watch_id, next)) = found.or_else(|| self.watchers.iter().find_map(behind)) else {
+            return false;
+        };
+        self.last_read = watch_id;
+        if !self.go_live(watch_id, next) {
+            self.read_history(watch_id, next);
+        }
+        true
+    }
+
+    fn read_history(&mut self, watch_id: i64, next: Revision) {
+        let Some(watcher) = self.watchers.get_mut(&watch_id) else { return };
+        let machine = self.node.state().read();
+        let revision = machine.revision();
+        let page = machine.history(&watcher.range, next, HISTORY_PAGE_EVENTS, false);
+        drop(machine);
+        match page {
+            Ok(Ok(page)) => {
+                watcher.position = Position::History { next: page.next };
+                let filters = watcher.request.filters;
+                let events: Vec<_> = page
+                    .events
+                    .into_iter()
+                    .filter(|event| filters.pass(event.kind))
+                    .map(|event| {
+                        Arc::new(SharedEvent { event: Arc::new(event), wire: Default::default() })
+                    })
+                    .collect();
+                if events.is_empty() {
+                    return;
+                }
+                watcher.quiet = false;
+                let wants_prev = watcher.request.prev_kv;
+                let prev_kvs = if wants_prev { prev_kvs(&self.node, &events) } else { Vec::new() };
+                let fragment = watcher.request.fragment;
+                let message = Message::Events { watch_id, revision, events, prev_kvs, fragment };
+                self.outbox.push_back(message);
+            }
+            Ok(Err(rejected)) => {
+                let compact_revision = match rejected {
+                    Rejected::Compacted { compact_revision } => compact_revision,
+                    _ => 0,
+                };
+                self.watchers.remove(&watch_id);
+                let canceled = Message::Canceled { watch_id, revision: 0, compact_revision };
+                self.outbox.push_back(canceled);
+            }
+            Err(error) => self.node.fail(error),
+        }
+    }
+
+    /// Answers a pending progress request if every watcher is live, started and drained.
+    fn answer_progress_request(&mut self) -> bool {
+        if !self.progress_requested {
+            return false;
+        }
+        if self.watchers.is_empty() {
+            // Later etcd releases answer nothing on a stream without watchers.
+            self.progress_requested = false;
+            return false;
+        }
+        let Some(revision) = self.hub.progress(&self.mailbox) else { return true };
+        let synced = self.watchers.values().all(
+            |watcher| matches!(watcher.position, Position::Live { from, .. } if from <= revision + 1),
+        );
+        if synced {
+            self.progress_requested = false;
+            self.outbox.push_back(Message::Progress { watch_id: NO_WATCHER, revision });
+        }
+        synced
+    }
+
+    fn progress_tick(&mut self) {
+        self.next_progress = Instant::now() + self.progress_interval;
+        let Some(revision) = self.hub.progress(&self.mailbox) else { return };
+        for (watch_id, watcher) in &mut self.watchers {
+            let started = matches!(watcher.position, Position::Live { from, .. } if from <= revision + 1);
+            if watcher.request.progress_notify && watcher.quiet && started {
+                self.outbox.push_back(Message::Progress { watch_id: *watch_id, revision });
+            }
+            watcher.quiet = true;
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for watcher in self.watchers.values() {
+            if let Position::Live { key, .. } = watcher.position {
+                self.hub.unregister(key);
+            }
+        }
+    }
+}
+
+/// The range a request means, or etcd's reason to refuse it.
+fn watch_range(request: &mut WatchRequest) -> Result<KeyRange, &'static str> {
+    if request.start_revision < 0 {
+        return Err("mvcc: required revision has been compacted");
+    }
+    if request.key.is_empty() {
+        request.key = Bytes::from_static(b"\0");
+    }
+    let open = request.range_end.as_ref() == b"\0";
+    if !open && !request.range_end.is_empty() && request.range_end <= request.key {
+        return Err("mvcc: watcher range is empty");
+    }
+    Ok(KeyRange { key: request.key.clone(), end: request.range_end.clone() })
+}
+
+/// The version before each event: from the event itself, else from the store, absent where it
+/// was created or is compacted.
+fn prev_kvs(node: &Node, events: &[Arc<SharedEvent>]) -> Vec<Option<KeyValue>> {
+    events
+        .iter()
+        .map(|shared| {
+            let event = &shared.event;
+            if event.prev_kv.is_some() {
+                return event.prev_kv.clone();
+            }
+            let machine = node.state().read();
+            let before = event.kv.mod_revision - 1;
+            if before < machine.compact_revision() {
+                return None;
+            }
+            machine.version_at(&event.kv.key, before).unwrap_or_else(|error| {
+                node.fail(error);
+                None
+            })
+        })
+        .collect()
+}

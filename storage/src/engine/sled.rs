@@ -1,0 +1,178 @@
+//! sled 0.34 as the engine on disk.
+//!
+//! All pairs live in sled's default tree. sled's own background flush is off: the caller decides
+//! when to sync. sled locks its directory; a second opener is refused.
+
+use std::{fmt, fs, io, ops::Bound, path::Path, thread, time::Duration};
+
+use bytes::Bytes;
+use sled::IVec;
+
+use super::{Engine, WriteBatch, is_empty_range};
+use crate::Error;
+
+/// Keys that `clear` removes in one batch.
+const CLEAR_KEYS_MAX: usize = 4096;
+
+/// One collection frees up to 512 objects; a write leaves a few behind.
+const WRITES_PER_COLLECTION: usize = 64;
+/// Two advances of the epoch make garbage free for collection.
+const COLLECTIONS_MIN: usize = 8;
+
+/// sled frees its lock some time after the store is dropped (its threads and deferred garbage
+/// still hold it), so a program that closes and opens again tries this often, this far apart.
+const LOCK_ATTEMPTS_MAX: u32 = 40;
+const LOCK_RETRY: Duration = Duration::from_millis(25);
+
+/// How sled is run. (Its `mode` has no effect in 0.34, its compression needs a C library.)
+#[derive(Clone, Debug)]
+pub struct SledOptions {
+    /// Bytes of pages sled keeps in memory (it may exceed this by a half for a while).
+    pub cache_bytes: u64,
+    /// Size of sled's log segments and write buffers in bytes; a power of two, 256 to 16 Mi.
+    /// Fixed when the store is created.
+    pub segment_bytes: usize,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, segment_bytes: 512 << 10 }
+    }
+}
+
+/// An ordered store in a directory of its own.
+pub struct SledEngine {
+    db: sled::Db,
+}
+
+impl fmt::Debug for SledEngine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // sled's own Debug prints every pair.
+        formatter.debug_struct("SledEngine").finish_non_exhaustive()
+    }
+}
+
+impl SledEngine {
+    /// Opens the store in `dir`, making it if need be.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] where sled cannot (damaged files, another process has it open),
+    /// [`Error::Io`] where the directory cannot be made or synced.
+    pub fn open(dir: &Path, options: &SledOptions) -> Result<Self, Error> {
+        let io = |source| Error::Io { action: format!("make {}", dir.display()), source };
+        fs::create_dir_all(dir).map_err(io)?;
+        let config = sled::Config::new()
+            .path(dir)
+            .cache_capacity(options.cache_bytes)
+            .segment_size(options.segment_bytes)
+            .flush_every_ms(None);
+        let db =
+            open_patiently(&config).map_err(engine_error(&format!("open {}", dir.display())))?;
+        let engine = Self { db };
+        engine.sync()?;
+        // sled makes its files but leaves their directory entries to chance.
+        for made in [Some(dir), dir.parent()].into_iter().flatten() {
+            if !made.as_os_str().is_empty() {
+                fs::File::open(made).and_then(|made| made.sync_all()).map_err(io)?;
+            }
+        }
+        Ok(engine)
+    }
+}
+
+fn open_patiently(config: &sled::Config) -> sled::Result<sled::Db> {
+    for _ in 1..LOCK_ATTEMPTS_MAX {
+        match config.open() {
+            Err(sled::Error::Io(error)) if is_lock_held(&error) => thread::sleep(LOCK_RETRY),
+            other => return other,
+        }
+    }
+    config.open()
+}
+
+/// sled hides the system's error code in a text.
+fn is_lock_held(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("acquire lock")
+}
+
+fn engine_error(action: &str) -> impl FnOnce(sled::Error) -> Error {
+    move |source| Error::Engine { action: action.to_owned(), source: Box::new(source) }
+}
+
+/// Copies: a sled slice may hold on to the whole page it comes from.
+fn copy((key, value): (IVec, IVec)) -> (Bytes, Bytes) {
+    (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))
+}
+
+/// Frees what sled's lock-free structures have replaced.
+///
+/// sled leaves this to `crossbeam-epoch`, which collects a little at every 128th operation. A
+/// batch counts as one operation however large it is, so its garbage (every replaced page)
+/// would pile up to many times the cache size.
+fn collect_garbage(writes: usize) {
+    for _ in 0..COLLECTIONS_MIN + writes / WRITES_PER_COLLECTION {
+        crossbeam_epoch::pin().flush();
+    }
+}
+
+impl Engine for SledEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let value = self.db.get(key).map_err(engine_error("read a key"))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan(
+        &self,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        if is_empty_range(&range) || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let pairs = self.db.range::<&[u8], _>(range).take(limit);
+        pairs.map(|pair| pair.map(copy)).collect::<Result<_, _>>().map_err(engine_error("scan"))
+    }
+
+    fn last_at_or_below(&self, key: &[u8]) -> Result<Option<(Bytes, Bytes)>, Error> {
+        let last = self.db.range::<&[u8], _>(..=key).next_back();
+        last.transpose().map(|pair| pair.map(copy)).map_err(engine_error("read backwards"))
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), Error> {
+        let mut writes = sled::Batch::default();
+        let count = batch.writes.len();
+        for (key, value) in batch.writes {
+            match value {
+                Some(value) => writes.insert(key, value),
+                None => writes.remove(key),
+            }
+        }
+        self.db.apply_batch(writes).map_err(engine_error("write a batch"))?;
+        collect_garbage(count);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        self.db.flush().map(|_| ()).map_err(engine_error("flush"))
+    }
+
+    fn size_bytes(&self) -> Result<u64, Error> {
+        self.db.size_on_disk().map_err(engine_error("measure its files"))
+    }
+
+    fn clear(&self) -> Result<(), Error> {
+        // Not sled's `drop_tree`: a crash in the middle of it leaks the tree's pages for good.
+        loop {
+            let mut removals = sled::Batch::default();
+            let mut removed = 0;
+            for key in self.db.iter().keys().take(CLEAR_KEYS_MAX) {
+                removals.remove(key.map_err(engine_error("list keys to remove"))?);
+                removed += 1;
+            }
+            if removed == 0 {
+                return self.sync();
+            }
+            self.db.apply_batch(removals).map_err(engine_error("remove keys"))?;
+        }
+    }
+}
