@@ -33,8 +33,7 @@ async fn nothing_acknowledged_is_lost_when_members_are_killed_under_load() -> Re
     let rounds = number("TRIPOD_CHAOS_ROUNDS").unwrap_or(ROUNDS);
     eprintln!("chaos: TRIPOD_TEST_SEED={seed} TRIPOD_CHAOS_ROUNDS={rounds}");
     let outcome = chaos(seed, rounds).await;
-    // A panic, not an `Err`, so that the members print their logs.
-    let report = outcome.unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
+    let report = outcome.with_context(|| format!("seed {seed}"))?;
     eprintln!("chaos: {report:?}");
     ensure!(report.summary.answered > 100, "too little load to prove anything: {report:?}");
     ensure!(report.watch_reconnects > 0, "the watcher never had to reconnect: {report:?}");
@@ -82,6 +81,7 @@ async fn chaos(seed: u64, rounds: u64) -> Result<Report> {
     }
     load.finish().await?;
     report.watch_reconnects = watcher.reconnects();
+    cluster.close()?;
     Ok(report)
 }
 

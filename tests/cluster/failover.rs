@@ -41,7 +41,7 @@ async fn writes_go_on_within_three_seconds_of_a_leaders_death() -> Result<()> {
     let (median, worst) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
     eprintln!("failover: {KILLS} leaders killed, no writes for median {median:?}, worst {worst:?}");
     assert!(median <= USUAL_GAP && worst <= WORST_GAP, "gaps {gaps:?}");
-    Ok(())
+    cluster.close()
 }
 
 /// Writes at all started members until one acknowledges; its position.
@@ -92,7 +92,7 @@ async fn a_frozen_leader_serves_no_old_read_when_it_wakes() -> Result<()> {
             late.len()
         );
     }
-    Ok(())
+    cluster.close()
 }
 
 /// Many reads of `k`, under way when this returns.

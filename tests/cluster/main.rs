@@ -7,5 +7,7 @@
 mod support;
 
 mod chaos;
+mod disk;
 mod failover;
 mod load;
+mod recovery;

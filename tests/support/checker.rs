@@ -197,7 +197,8 @@ impl<'a> Check<'a> {
         if let Some(operation) = self.writers.remove(&change.revision) {
             if !made(operation, change) {
                 let found = Some(change.clone());
-                self.violations.push(Violation::Lost { operation: format!("{operation:?}"), found });
+                self.violations
+                    .push(Violation::Lost { operation: format!("{operation:?}"), found });
             } else if !self.write_fits(operation) {
                 self.wrong_answer(operation);
             }

@@ -71,8 +71,7 @@ impl Client {
         key: impl Into<Bytes>,
         value: impl Into<Bytes>,
     ) -> Result<pb::PutResponse, Status> {
-        let request =
-            pb::PutRequest { key: key.into(), value: value.into(), ..Default::default() };
+        let request = pb::PutRequest { key: key.into(), value: value.into(), ..Default::default() };
         Ok(self.kv().put(request).await?.into_inner())
     }
 

@@ -67,6 +67,8 @@ pub(crate) struct Member {
     client_port: Port,
     peer_port: Port,
     child: Option<Child>,
+    /// Set once the test has passed: its log is of no interest any more.
+    quiet: bool,
     flags: Vec<String>,
     program: Program,
 }
@@ -177,9 +179,8 @@ impl Member {
         let name = self.name.clone();
         let child = self.child.as_mut().context("the member is not started")?;
         let what = format!("{name} ends");
-        let status = wait::eventually_blocking(&what, limit, || {
-            child.try_wait()?.context("still running")
-        })?;
+        let status =
+            wait::eventually_blocking(&what, limit, || child.try_wait()?.context("still running"))?;
         self.child = None;
         Ok(status)
     }
@@ -229,7 +230,7 @@ impl Drop for Member {
             drop(child.kill());
             drop(child.wait());
         }
-        if std::thread::panicking() {
+        if !self.quiet {
             eprintln!("---- last lines of {} ----\n{}", self.name, self.log_tail());
         }
     }
@@ -240,7 +241,8 @@ fn is_healthy(port: u16) -> bool {
     answer.is_ok_and(|answer| answer.status == 200 && answer.text().contains("true"))
 }
 
-/// A running cluster. Dropping it kills its processes and removes its data.
+/// A running cluster. Dropping it kills its processes and removes its data; unless
+/// [`Cluster::close`] came first, the test has failed and the logs are shown.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     /// The members, in the order of their names.
@@ -272,6 +274,22 @@ impl Cluster {
             member.flags.insert(0, format!("--initial-cluster={}", all.join(",")));
         }
         Ok(Self { members, _dir: dir })
+    }
+
+    /// Ends a test that has passed: no started member may have ended by itself.
+    pub(crate) fn close(mut self) -> Result<()> {
+        for member in self.members.iter_mut().filter(|member| member.is_started()) {
+            member.check_running()?;
+        }
+        self.hush();
+        Ok(())
+    }
+
+    /// Shows no logs when dropped, for tests that report failures in their own way.
+    pub(crate) fn hush(&mut self) {
+        for member in &mut self.members {
+            member.quiet = true;
+        }
     }
 
     /// Waits until every started member is healthy.
@@ -348,6 +366,7 @@ fn member(index: usize, options: &Options, dir: &Path, data_root: &Path) -> Resu
         client_port: Port::claim()?,
         peer_port: Port::claim()?,
         child: None,
+        quiet: false,
         flags,
         program: options.program.clone(),
         name,

@@ -226,10 +226,7 @@ impl Connection {
 
 fn reset_is_stale(error: anyhow::Error, fresh: bool) -> anyhow::Error {
     let reset = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
-        matches!(
-            error.kind(),
-            std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
-        )
+        matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
     });
     if fresh && reset { Stale.into() } else { error }
 }

@@ -11,7 +11,11 @@ use anyhow::{Result, bail};
 const POLL: Duration = Duration::from_millis(20);
 
 /// Looks at `condition` until it answers `Ok`; fails with its last error after `limit`.
-pub(crate) async fn eventually<T, F, Fut>(what: &str, limit: Duration, mut condition: F) -> Result<T>
+pub(crate) async fn eventually<T, F, Fut>(
+    what: &str,
+    limit: Duration,
+    mut condition: F,
+) -> Result<T>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T>>,

@@ -13,8 +13,24 @@ use crate::support::random::Random;
 
 /// Keys: prefixes of each other, neighbours, and bytes at both ends of the order.
 const KEYS: [&[u8]; 18] = [
-    b"\0", b"\0\0", b"a", b"a\0", b"a/", b"a/1", b"a/2", b"a/\xff", b"a0", b"b", b"b/x", b"c/y/z",
-    "é".as_bytes(), b"\x7f\x80", b"\xfe", b"\xff", b"\xff\xff", b"long/long/long/long/long/long/key",
+    b"\0",
+    b"\0\0",
+    b"a",
+    b"a\0",
+    b"a/",
+    b"a/1",
+    b"a/2",
+    b"a/\xff",
+    b"a0",
+    b"b",
+    b"b/x",
+    b"c/y/z",
+    "é".as_bytes(),
+    b"\x7f\x80",
+    b"\xfe",
+    b"\xff",
+    b"\xff\xff",
+    b"long/long/long/long/long/long/key",
 ];
 /// The range end that means every key from the start on.
 const FROM_KEY: &[u8] = b"\0";

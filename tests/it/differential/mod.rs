@@ -124,7 +124,10 @@ fn each_kind_of_wrong_answer_is_noticed() -> Result<()> {
         let answer = server.play(&step)?;
         marks.learn(&step, &answer);
         let want = normalise(&step, answer.clone());
-        ensure!(difference(&want, &normalise(&step, answer.clone())).is_none(), "unequal to itself");
+        ensure!(
+            difference(&want, &normalise(&step, answer.clone())).is_none(),
+            "unequal to itself"
+        );
         for (count, (_, lie)) in noticed.iter_mut().zip(lies) {
             let mut changed = answer.clone();
             lie(&mut changed);

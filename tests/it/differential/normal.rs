@@ -138,9 +138,11 @@ fn compare(want: &Value, have: &Value, path: &str) -> Option<String> {
                 let (want, have) = (want_items.len(), have_items.len());
                 return Some(format!("{path}: etcd has {want} items, here {have}"));
             }
-            want_items.iter().zip(have_items).enumerate().find_map(|(index, (want, have))| {
-                compare(want, have, &format!("{path}[{index}]"))
-            })
+            want_items
+                .iter()
+                .zip(have_items)
+                .enumerate()
+                .find_map(|(index, (want, have))| compare(want, have, &format!("{path}[{index}]")))
         }
         _ if want == have => None,
         _ => Some(format!("{path}: etcd {want}, here {have}")),

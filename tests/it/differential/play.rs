@@ -9,8 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions,
-    prost::Message as _,
+    DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions, prost::Message as _,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -84,7 +83,8 @@ impl Player {
     pub(crate) fn start(options: Options) -> Result<Self> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let cluster = runtime.block_on(Cluster::start(options))?;
+        let mut cluster = runtime.block_on(Cluster::start(options))?;
+        cluster.hush();
         let http = cluster.members[0].http().timeout(LIMIT);
         let client = {
             let _inside = runtime.enter();
@@ -242,7 +242,9 @@ impl Lanes {
     fn into_value(mut self, ends: &[Option<i64>]) -> Value {
         for (end, id) in ends.iter().zip(&self.created) {
             if let (Some(end), Some(lane)) = (end, self.lanes.get_mut(id)) {
-                lane.retain(|item| first_event(item).is_none_or(|event| mod_revision(event) <= *end));
+                lane.retain(|item| {
+                    first_event(item).is_none_or(|event| mod_revision(event) <= *end)
+                });
             } else if let Some(lane) = self.lanes.get_mut(id) {
                 lane.retain(|item| first_event(item).is_none());
             }
@@ -300,7 +302,10 @@ const WATCH: StreamMethod = StreamMethod {
 /// An open stream over either transport.
 enum Stream {
     Json(Lines),
-    Grpc { stream: Box<Streaming<Bytes>>, response: &'static str },
+    Grpc {
+        stream: Box<Streaming<Bytes>>,
+        response: &'static str,
+    },
     /// gRPC refused it at once.
     Refused(Option<Value>),
 }
@@ -316,7 +321,11 @@ impl Stream {
         if transport == Transport::Json {
             let body: Vec<String> = requests.iter().map(Value::to_string).collect();
             let port = player.cluster.members[0].client_port();
-            return Ok(Self::Json(Lines::post(port, method.json_path, body.join("\n").as_bytes())?));
+            return Ok(Self::Json(Lines::post(
+                port,
+                method.json_path,
+                body.join("\n").as_bytes(),
+            )?));
         }
         let encoded: Vec<Bytes> =
             requests.iter().map(|one| encode(method.request, one)).collect::<Result<_>>()?;

@@ -40,7 +40,9 @@ impl Method {
             Self::Compact => ("/v3/kv/compaction", "KV/Compact", "Compaction"),
             Self::Grant => ("/v3/lease/grant", "Lease/LeaseGrant", "LeaseGrant"),
             Self::Revoke => ("/v3/lease/revoke", "Lease/LeaseRevoke", "LeaseRevoke"),
-            Self::TimeToLive => ("/v3/lease/timetolive", "Lease/LeaseTimeToLive", "LeaseTimeToLive"),
+            Self::TimeToLive => {
+                ("/v3/lease/timetolive", "Lease/LeaseTimeToLive", "LeaseTimeToLive")
+            }
             Self::Leases => ("/v3/lease/leases", "Lease/LeaseLeases", "LeaseLeases"),
         }
     }
