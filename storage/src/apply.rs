@@ -1,22 +1,37 @@
 //! The one door for changes, and the reads beside it.
 //!
-//! Contract stub: signatures are agreed, bodies are being written.
-#![allow(unused_variables, clippy::todo, missing_docs)]
+//! Invariants:
+//! - `apply` is total and deterministic: equal states and commands give equal answers, events
+//!   and states on every member; what a client asks never makes it fail;
+//! - data, small tables and the applied mark reach the engine in one atomic batch;
+//! - a crash loses at most what was not flushed, and the log from the mark on restores it.
+//!
+//! The engine is written behind: `begin_flush` under the write lock (cheap), [`Flush::write`]
+//! without any lock, `end_flush` under the write lock again.
+
+mod flush;
+mod open;
+mod read;
+mod tables;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(crate) use self::open::{FORMAT, encode_mark};
+pub use self::{flush::Flush, read::HistoryPage};
+use self::{flush::Maintenance, tables::Tables};
 use crate::{
-    Error, KeyValue, LeaseId, Rejected, Revision,
-    command::{AlarmKind, Applied, Command, Event, Range, RangeResponse},
-    engine::Engine,
-    types::KeyRange,
+    Error, LeaseId, Rejected,
+    command::{AlarmAction, AlarmKind, Applied, Command, Response},
+    mvcc::{Answer, Store, compact::Pruning, txn, validate, write::Writer},
 };
 
+/// How much the state machine holds in memory, and the quota.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Most bytes of values held in memory; older ones are read from the engine.
+    /// Most bytes of current keys and values held in memory; beyond it values are read from
+    /// the engine.
     pub cache_bytes: u64,
     /// Events kept in memory for watchers.
     pub events_max: usize,
@@ -26,135 +41,195 @@ pub struct Options {
     pub quota_bytes: i64,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 1 << 30,
+            events_max: 100_000,
+            events_bytes_max: 64 << 20,
+            quota_bytes: 2 << 30,
+        }
+    }
+}
+
 /// How far the log is applied: an index and bytes that the raft crate encodes (log id and
 /// membership). Stored in the same engine batch as the data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
+    /// Log index of the last applied entry.
     pub index: u64,
+    /// Opaque here.
     pub payload: Bytes,
 }
 
-/// Changes on their way to the engine; made under the write lock, written without it.
-#[derive(Debug)]
-pub struct Flush {}
-impl Flush {
-    /// Writes the batch (without waiting for the disk). Call `engine.sync()` now and then:
-    /// only then may the log be purged up to `index()`.
-    pub fn write(&self, engine: &dyn Engine) -> Result<(), Error> {
-        todo!()
-    }
-    pub fn index(&self) -> u64 {
-        todo!()
-    }
-}
-
-/// What a watcher behind the ring reads from history.
-#[derive(Debug)]
-pub struct HistoryPage {
-    /// Whole revisions only, ascending.
-    pub events: Vec<Event>,
-    /// Next revision to ask for.
-    pub next: Revision,
-}
-
+/// A lease as the table knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseInfo {
+    /// Lease id.
     pub id: LeaseId,
+    /// Granted time to live in seconds.
     pub ttl_s: i64,
-    /// Checkpointed remainder, `ttl_s` where none.
+    /// Checkpointed remainder in seconds, `ttl_s` where none.
     pub remaining_s: i64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a member published about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemberAttributes {
+    /// Human name.
     pub name: String,
+    /// Advertised client URLs.
     pub client_urls: Vec<String>,
 }
 
 /// The replicated state of one member.
 #[derive(Debug)]
-pub struct StateMachine {}
+pub struct StateMachine {
+    store: Store,
+    tables: Tables,
+    options: Options,
+    mark: Option<Mark>,
+    /// The mark changed since the last flush began.
+    mark_is_new: bool,
+    pruning: Pruning,
+    maintenance: Maintenance,
+    /// Held by exports: compacted history stays while more than one holds it.
+    pin: Arc<()>,
+}
 
 impl StateMachine {
-    pub fn open(engine: Arc<dyn Engine>, options: Options) -> Result<Self, Error> {
-        todo!()
-    }
-    /// The mark found in the engine at open, then that of the last applied entry.
-    pub fn mark(&self) -> Option<&Mark> {
-        todo!()
-    }
-    /// Applies one Raft entry: each command on its own, in order. `Err` stops the node.
+    /// Applies one Raft entry: each command on its own, in order, each with an answer.
+    ///
+    /// # Errors
+    /// [`Error`] stops the node: the engine failed or is corrupt. Never because of a command.
     pub fn apply(&mut self, mark: Mark, commands: Vec<Command>) -> Result<Vec<Applied>, Error> {
-        todo!()
+        let mut answers = Vec::with_capacity(commands.len());
+        for command in commands {
+            let outcome = self.apply_one(command)?;
+            answers.push(Applied { revision: self.store.revision, outcome });
+        }
+        self.mark = Some(mark);
+        self.mark_is_new = true;
+        Ok(answers)
     }
-    pub fn revision(&self) -> Revision {
-        todo!()
+
+    fn apply_one(&mut self, command: Command) -> Answer<Response> {
+        if let Err(rejected) = self.check_alarms(&command) {
+            return Ok(Err(rejected));
+        }
+        match command {
+            Command::Put(put) => {
+                if let Err(rejected) = self.store.check_put(&put) {
+                    return Ok(Err(rejected));
+                }
+                let mut writer = Writer::new(&mut self.store);
+                let response = writer.put(&put)?;
+                writer.finish();
+                Ok(Ok(Response::Put(response)))
+            }
+            Command::DeleteRange(delete) => {
+                let mut writer = Writer::new(&mut self.store);
+                let response = writer.delete_range(&delete)?;
+                writer.finish();
+                Ok(Ok(Response::DeleteRange(response)))
+            }
+            Command::Txn(txn) => Ok(txn::apply(&mut self.store, &txn)?.map(Response::Txn)),
+            Command::Compact(compact) => {
+                let answer = self.store.compact(compact);
+                if answer.is_ok() {
+                    self.tables.set_compact_revision(compact.revision);
+                }
+                Ok(answer.map(|()| Response::Done))
+            }
+            Command::LeaseGrant { id, ttl_s } => Ok(self.grant(id, ttl_s)),
+            Command::LeaseRevoke { id } => self.revoke(id),
+            Command::LeaseCheckpoint { remaining_s } => {
+                for (id, remaining_s) in remaining_s {
+                    if self.store.leases.checkpoint(id, remaining_s) {
+                        self.tables.set_lease(id, self.store.leases.row(id));
+                    }
+                }
+                Ok(Ok(Response::Done))
+            }
+            Command::Alarm { action, member_id, alarm } => {
+                Ok(Ok(Response::Alarm(self.change_alarm(action, member_id, alarm))))
+            }
+            Command::MemberAttributes { member_id, name, client_urls } => {
+                self.tables.set_member(member_id, MemberAttributes { name, client_urls });
+                Ok(Ok(Response::Done))
+            }
+            Command::Noop => Ok(Ok(Response::Done)),
+        }
     }
-    pub fn compact_revision(&self) -> Revision {
-        todo!()
+
+    /// What raised alarms refuse. Alarms are replicated, so every member decides alike.
+    fn check_alarms(&self, command: &Command) -> Result<(), Rejected> {
+        if let Command::Txn(txn) = command
+            && txn::depth(txn) > txn::TXN_DEPTH_MAX
+        {
+            return Err(Rejected::TooManyOps);
+        }
+        let is_data = matches!(
+            command,
+            Command::Put(_)
+                | Command::DeleteRange(_)
+                | Command::Txn(_)
+                | Command::Compact(_)
+                | Command::LeaseGrant { .. }
+                | Command::LeaseRevoke { .. }
+        );
+        if is_data && self.tables.is_raised(AlarmKind::Corrupt) {
+            return Err(Rejected::Corrupt);
+        }
+        if self.tables.is_raised(AlarmKind::NoSpace) && validate::quota_cost_bytes(command) > 0 {
+            return Err(Rejected::NoSpace);
+        }
+        Ok(())
     }
-    pub fn range(&self, range: &Range) -> Result<Result<RangeResponse, Rejected>, Error> {
-        todo!()
+
+    fn grant(&mut self, id: LeaseId, ttl_s: i64) -> Result<Response, Rejected> {
+        // Id 0 means "none" and is chosen by the leader before; apply stays total without it.
+        if id == 0 {
+            return Err(Rejected::LeaseNotFound);
+        }
+        if !self.store.leases.grant(id, ttl_s) {
+            return Err(Rejected::LeaseExists);
+        }
+        self.tables.set_lease(id, self.store.leases.row(id));
+        Ok(Response::LeaseGrant { id, ttl_s })
     }
-    /// etcd HashKV at `revision` (0: now): (hash, revision hashed, compact revision).
-    pub fn hash_kv(
-        &self,
-        revision: Revision,
-    ) -> Result<Result<(u32, Revision, Revision), Rejected>, Error> {
-        todo!()
+
+    fn revoke(&mut self, id: LeaseId) -> Answer<Response> {
+        if !self.store.leases.contains(id) {
+            return Ok(Err(Rejected::LeaseNotFound));
+        }
+        let keys = self.store.leases.keys_shared(id);
+        let mut writer = Writer::new(&mut self.store);
+        for key in &keys {
+            writer.delete(key)?;
+        }
+        writer.finish();
+        self.store.leases.remove(id);
+        self.tables.set_lease(id, None);
+        Ok(Ok(Response::Done))
     }
-    pub fn lease(&self, id: LeaseId) -> Option<LeaseInfo> {
-        todo!()
-    }
-    pub fn lease_keys(&self, id: LeaseId) -> Vec<Bytes> {
-        todo!()
-    }
-    pub fn leases(&self) -> Vec<LeaseInfo> {
-        todo!()
-    }
-    pub fn alarms(&self) -> Vec<(u64, AlarmKind)> {
-        todo!()
-    }
-    pub fn member_attributes(&self, member_id: u64) -> Option<&MemberAttributes> {
-        todo!()
-    }
-    /// Events with `from <= mod_revision`, whole revisions, at most about `max` events, from
-    /// the ring; `None` when the ring no longer reaches back to `from` (then use `history`).
-    pub fn recent_events(&self, from: Revision, max: usize) -> Option<Vec<Arc<Event>>> {
-        todo!()
-    }
-    /// Events of `range` from history, for watchers behind the ring.
-    pub fn history(
-        &self,
-        range: &KeyRange,
-        from: Revision,
-        max: usize,
-        prev_kv: bool,
-    ) -> Result<Result<HistoryPage, Rejected>, Error> {
-        todo!()
-    }
-    /// The version of `key` visible at `revision` (for prev_kv of watch events).
-    pub fn version_at(&self, key: &[u8], revision: Revision) -> Result<Option<KeyValue>, Error> {
-        todo!()
-    }
-    /// Moves what is pending into a flush; the data stays readable. `None`: nothing to do.
-    pub fn begin_flush(&mut self) -> Option<Flush> {
-        todo!()
-    }
-    /// The flush reached the engine: memory may let go of it.
-    pub fn end_flush(&mut self, flush: Flush) {
-        todo!()
-    }
-    /// Bytes applied but not yet handed to the engine.
-    pub fn pending_bytes(&self) -> u64 {
-        todo!()
-    }
-    /// Prunes up to `keys_max` keys of compacted history; true when more is left.
-    pub fn compact_step(&mut self, keys_max: usize) -> Result<bool, Error> {
-        todo!()
-    }
-    /// Bytes of live and historic data, for quota and status.
-    pub fn size_in_use_bytes(&self) -> u64 {
-        todo!()
+
+    fn change_alarm(
+        &mut self,
+        action: AlarmAction,
+        member_id: u64,
+        alarm: AlarmKind,
+    ) -> Vec<(u64, AlarmKind)> {
+        let concerned = match action {
+            AlarmAction::Activate => {
+                self.tables.raise(member_id, alarm);
+                true
+            }
+            AlarmAction::Deactivate => self.tables.clear(member_id, alarm),
+        };
+        if concerned { vec![(member_id, alarm)] } else { Vec::new() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The replicated vocabulary: every change that goes through the log, and its answer.
 //!
 //! Requests arrive here already validated (non-empty keys, operation counts, duplicate keys:
-//! `src/api/validate.rs`); what depends on the state is decided at apply and answered as
+//! [`crate::mvcc::validate`]); what depends on the state is decided at apply and answered as
 //! [`Rejected`].
 //! Enumerations that etcd lets through unknown (compare results, sort numbers) stay numbers.
 
@@ -173,6 +173,9 @@ pub enum TxnOp {
     DeleteRange(DeleteRange),
     /// Nested transaction.
     Txn(Txn),
+    /// A wire operation without a request in it. Validation refuses it
+    /// ([`Rejected::KeyNotFound`]), and so does apply.
+    Empty,
 }
 
 /// etcd `CompactionRequest`.

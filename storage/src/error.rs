@@ -36,6 +36,9 @@ pub enum Rejected {
     /// Sort order or target is none of etcd's.
     #[error("etcdserver: invalid sort option")]
     InvalidSortOption,
+    /// Transactions nested deeper than anything that validation lets through.
+    #[error("etcdserver: too many operations in txn request")]
+    TooManyOps,
 }
 
 /// A failure of this node alone: it must stop serving, never answer, or replicas diverge.

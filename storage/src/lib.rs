@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`command`] | the whole replicated vocabulary: commands, answers, events |
 //! | [`mvcc`] | the revisioned key space: index, range, transactions, compaction |
+//! | `history` | every change in order of revision, many in one engine record |
 //! | [`lease`] | the replicated lease table and the leader's deadline book |
 //! | [`apply`] | [`apply::StateMachine`]: the one door for changes, and the reads beside it |
 //! | [`watch`] | which watcher gets which event; the ring of recent events |
@@ -11,7 +12,7 @@
 //! | [`disk`] | files below the log: a real directory, or one that fails on demand |
 //! | [`engine`] | atomic batches on disk (sled) or in memory |
 //! | [`snapshot`] | the whole state out and in, in checked chunks |
-//! | [`codec`], [`keys`] | the only places that know byte layouts |
+//! | [`codec`], `keys` | the only places that know byte layouts |
 //!
 //! Pure but for [`log`] and [`engine`]: no tokio, no openraft, no clock, no randomness.
 
@@ -21,8 +22,15 @@ pub mod command;
 pub mod disk;
 pub mod engine;
 pub mod error;
+mod history;
+mod keys;
+pub mod lease;
 pub mod log;
+pub mod mvcc;
+pub mod snapshot;
 pub mod types;
+pub mod watch;
 
+pub use command::Command;
 pub use error::{Error, Rejected};
 pub use types::{KeyValue, LeaseId, Revision};

@@ -48,3 +48,32 @@ pub struct KeyRange {
     /// Exclusive end, empty for one key, `\0` for no end.
     pub end: Bytes,
 }
+
+/// A [`Rev`] and one flag in 12 bytes: the index keeps one for every old version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PackedRev([u32; 3]);
+
+const PACKED_FLAG: u32 = 1 << 31;
+
+impl PackedRev {
+    /// `rev.sub` must be below 2^31: a command has far fewer changes.
+    pub(crate) fn new(rev: Rev, flag: bool) -> Self {
+        let main = rev.main.cast_unsigned();
+        debug_assert!(rev.sub < PACKED_FLAG);
+        let sub = (rev.sub & !PACKED_FLAG) | if flag { PACKED_FLAG } else { 0 };
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves of main")]
+        Self([(main >> 32) as u32, main as u32, sub])
+    }
+
+    pub(crate) fn main(self) -> Revision {
+        ((u64::from(self.0[0]) << 32) | u64::from(self.0[1])).cast_signed()
+    }
+
+    pub(crate) fn rev(self) -> Rev {
+        Rev { main: self.main(), sub: self.0[2] & !PACKED_FLAG }
+    }
+
+    pub(crate) fn flag(self) -> bool {
+        self.0[2] & PACKED_FLAG != 0
+    }
+}

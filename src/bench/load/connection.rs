@@ -33,8 +33,6 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// A client: what it does next and what it saw acknowledged.
 pub(super) struct Client {
     rng: Rng,
-    /// Next key if keys come in turn.
-    next_key: u64,
     sequence: u64,
     in_flight: Option<InFlight>,
     pub(super) witness: Witness,
@@ -54,21 +52,9 @@ impl Client {
         rng.next();
         Self {
             rng,
-            next_key: u64::from(client),
             sequence: 0,
             in_flight: None,
             witness: Witness { client, first: None, last: None },
-        }
-    }
-
-    fn key(&mut self, plan: &Plan) -> u64 {
-        if plan.sequential {
-            // Clients go through the keys side by side.
-            let key = self.next_key % plan.key_space;
-            self.next_key += u64::try_from(plan.clients).unwrap_or(1);
-            key
-        } else {
-            self.rng.below(plan.key_space)
         }
     }
 }
@@ -292,7 +278,7 @@ fn issue(
         let Some(slot) = idle.pop() else { return };
         let client = &mut clients[slot];
         let action = shared.renderer.action(&mut client.rng);
-        let key = client.key(&shared.plan);
+        let key = shared.next_key().unwrap_or_else(|| client.rng.below(shared.plan.key_space));
         client.sequence += 1;
         let stamp = shared.renderer.stamp(key, client.sequence, client.witness.client);
         shared.renderer.body(&mut body, action, stamp);

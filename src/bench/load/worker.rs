@@ -47,6 +47,9 @@ pub(super) struct Shared {
     closed: Cell<Option<(Instant, Option<Duration>)>>,
     pub(super) tally: RefCell<Tally>,
     pub(super) in_flight: Cell<u64>,
+    /// Next key if keys come in turn: threads take every other one, so that a total of the key
+    /// space writes each key once, whichever client is quick.
+    next_key: Cell<u64>,
     /// Scratch for reads; what does not end in a whole frame is copied by the wire.
     pub(super) input: RefCell<Vec<u8>>,
     /// Scratch for a request body.
@@ -70,6 +73,13 @@ impl Shared {
     /// The time at which an idle connection has to look again.
     pub(super) fn stop_at(&self) -> Option<Instant> {
         self.stop_at
+    }
+
+    /// The key whose turn it is, if keys come in turn.
+    pub(super) fn next_key(&self) -> Option<u64> {
+        let number = self.next_key.get();
+        self.next_key.set(number + u64::try_from(self.plan.thread_count()).unwrap_or(1));
+        self.plan.sequential.then_some(number % self.plan.key_space)
     }
 
     fn close(&self, now: Instant) {
@@ -212,6 +222,7 @@ fn shared(
         closed: Cell::new(None),
         tally: RefCell::default(),
         in_flight: Cell::new(0),
+        next_key: Cell::new(u64::try_from(index).unwrap_or(0)),
         input: RefCell::new(vec![0; READ_BYTES]),
         body: RefCell::default(),
         completed,

@@ -1,0 +1,131 @@
+//! Unary calls, and the checks that come before any call.
+
+use std::{future::Future, time::Duration};
+
+use bytes::Bytes;
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::{
+    Gateway, answer,
+    answer::invalid,
+    body::{self, BodyError},
+    context,
+    routes::Route,
+};
+use crate::api::{
+    json::Schema,
+    service::{CallContext, Code, HttpBody, Status},
+};
+
+/// Answer to a certificate with a common name while authentication is on. Source: etcd 3.5.
+const COMMON_NAME_REFUSED: &str = "CommonName of client sending a request against gateway will \
+                                   be ignored and not used as expected";
+
+impl Gateway {
+    /// Answers a request to an RPC.
+    pub(super) async fn call(
+        &self,
+        route: &'static Route,
+        request: Request<HttpBody>,
+        connection: CallContext,
+    ) -> Response<HttpBody> {
+        if request.method() != Method::POST {
+            return answer::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+        }
+        let names_user = connection.certificate_cn.as_ref().is_some_and(|cn| !cn.is_empty());
+        if names_user && self.health.auth_enabled() {
+            return answer::text(StatusCode::BAD_REQUEST, COMMON_NAME_REFUSED);
+        }
+        let (head, body) = request.into_parts();
+        let context = match context::of_call(&head.headers, connection) {
+            Ok(context) => context,
+            Err(status) => return answer::failure(&status),
+        };
+        if route.method.client_streaming || route.method.server_streaming {
+            return self.stream(route, body, context).await;
+        }
+        match self.unary(route, body, context).await {
+            Ok(json) => answer::result(json),
+            Err(status) => answer::failure(&status),
+        }
+    }
+
+    async fn unary(
+        &self,
+        route: &Route,
+        mut body: HttpBody,
+        context: CallContext,
+    ) -> Result<Vec<u8>, Status> {
+        let request = self.single_request(route, &mut body).await?;
+        if self.services.method(route.method_path).is_none() {
+            return Err(unknown_method(route));
+        }
+        let timeout = context.timeout;
+        let call = self.services.unary(route.method_path, request, context);
+        let response = within(timeout, call).await?;
+        let mut json = Vec::new();
+        Schema::etcd().encode(route.method.output, &response, &mut json).map_err(malformed)?;
+        Ok(json)
+    }
+
+    /// Reads and translates the one request of a call that takes one.
+    pub(super) async fn single_request(
+        &self,
+        route: &Route,
+        body: &mut HttpBody,
+    ) -> Result<Bytes, Status> {
+        let text = match body::collect(body, self.config.json_bytes_max()).await {
+            Ok(text) => text,
+            Err(BodyError::TooLarge(length)) => {
+                body::discard(body).await;
+                return Err(self.too_large(length));
+            }
+            Err(BodyError::Broken(error)) => return Err(invalid(error.to_string())),
+        };
+        let decoded = Schema::etcd().decode(route.method.input, &text);
+        let request = decoded.map_err(|error| invalid(error.to_string()))?.wire;
+        self.check_size(&request)?;
+        Ok(request.into())
+    }
+
+    /// Refuses what gRPC would refuse to receive.
+    pub(super) fn check_size(&self, request: &[u8]) -> Result<(), Status> {
+        if request.len() > self.config.wire_bytes_max() {
+            return Err(self.too_large(request.len()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn too_large(&self, length: usize) -> Status {
+        let limit = self.config.wire_bytes_max();
+        let text = format!("grpc: received message larger than max ({length} vs. {limit})");
+        Status::new(Code::ResourceExhausted, text)
+    }
+}
+
+/// Bounds a call's duration.
+pub(super) async fn within<T>(
+    timeout: Option<Duration>,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    match timeout {
+        None => call.await,
+        Some(timeout) => match tokio::time::timeout(timeout, call).await {
+            Ok(result) => result,
+            Err(_) => Err(Status::new(Code::DeadlineExceeded, "context deadline exceeded")),
+        },
+    }
+}
+
+/// The refusal of an RPC that this server does not have.
+pub(super) fn unknown_method(route: &Route) -> Status {
+    let path = route.method_path.trim_start_matches('/');
+    let (service, method) = path.split_once('/').unwrap_or((path, ""));
+    let text = format!("unknown method {method} for service {service}");
+    Status::new(Code::Unimplemented, text)
+}
+
+/// A service answered with bytes that are no message of its type.
+pub(super) fn malformed(error: impl std::fmt::Display) -> Status {
+    Status::new(Code::Internal, error.to_string())
+}

@@ -1,0 +1,129 @@
+//! Plain HTTP on the client port: the JSON gateway and the endpoints around it.
+//!
+//! Invariants:
+//! - every answer carries the CORS headers, `OPTIONS` is always 200;
+//! - the gateway adds no meaning: it translates bodies, calls [`Services`] by gRPC path and
+//!   translates back;
+//! - a call ends when its client goes away.
+//!
+//! Absent on purpose: websockets, and everything that needs the cluster (see [`HealthSource`]).
+//! Source: recorded answers of etcd 3.5.1; `etcdhttp` of later releases for the probes.
+
+mod answer;
+mod body;
+mod context;
+mod gateway;
+mod health;
+mod path;
+mod routes;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod version;
+
+use std::rc::Rc;
+
+use futures::future::LocalBoxFuture;
+use hyper::{Method, Request, Response, StatusCode};
+
+pub use self::health::HealthSource;
+use self::{path::Target, routes::Routes};
+use super::service::{CallContext, HttpBody, HttpHandler, Services};
+
+/// Room that gRPC leaves above the request limit for everything but the payload, in bytes.
+/// Source: etcd's `grpcOverheadBytes`.
+pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// JSON text of one request, as a multiple of the protobuf message it may make. Base64 takes
+/// 4/3; the rest is room for escapes, names and spaces.
+const JSON_EXPANSION: usize = 4;
+
+/// Bytes of an oversized body that are read and dropped so that the client, busy sending,
+/// gets to read the answer; beyond this the connection is closed instead.
+const DISCARD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What the handler has to know about the server's configuration.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// `--max-request-bytes`: payload of one request, in bytes; the services enforce it, the
+    /// gateway refuses what gRPC itself would refuse.
+    pub max_request_bytes: usize,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self { max_request_bytes: 1536 * 1024 }
+    }
+}
+
+impl GatewayConfig {
+    /// Bytes of one protobuf request, as gRPC bounds it.
+    fn wire_bytes_max(&self) -> usize {
+        self.max_request_bytes.saturating_add(GRPC_OVERHEAD_BYTES)
+    }
+
+    /// Bytes of one JSON request held in memory.
+    fn json_bytes_max(&self) -> usize {
+        self.wire_bytes_max().saturating_mul(JSON_EXPANSION)
+    }
+}
+
+/// Answers everything on the client port that is not gRPC. One per front-end thread; cheap to
+/// clone. Streaming calls are spawned on the thread's `LocalSet`.
+#[derive(Clone)]
+pub struct Gateway {
+    services: Rc<dyn Services>,
+    health: Rc<dyn HealthSource>,
+    routes: &'static Routes,
+    config: GatewayConfig,
+}
+
+impl Gateway {
+    /// A gateway to `services`; `health` answers for the node.
+    pub fn new(
+        services: Rc<dyn Services>,
+        health: Rc<dyn HealthSource>,
+        config: GatewayConfig,
+    ) -> Self {
+        Self { services, health, routes: Routes::etcd(), config }
+    }
+
+    async fn answer(self, request: Request<HttpBody>, context: CallContext) -> Response<HttpBody> {
+        if request.method() == Method::OPTIONS {
+            return answer::empty(StatusCode::OK);
+        }
+        let path = request.uri().path();
+        if let Some(route) = self.routes.find(path) {
+            return self.call(route, request, context).await;
+        }
+        let target = path::resolve(path);
+        let path = match &target {
+            Target::Path(path) => path.as_ref(),
+            Target::Moved(location) => return answer::moved(request.method(), location),
+        };
+        if let Some(route) = self.routes.find(path) {
+            return self.call(route, request, context).await;
+        }
+        // Other families of paths join here.
+        match path {
+            "/version" => version::answer(request.method(), &*self.health),
+            "/health" => health::health(request.method(), request.uri(), &*self.health).await,
+            _ if path.starts_with("/v3/") => answer::text(StatusCode::NOT_FOUND, "Not Found"),
+            _ => match health::Probe::find(path) {
+                Some(probe) => probe.answer(request.method(), request.uri(), &*self.health).await,
+                None => answer::text(StatusCode::NOT_FOUND, "404 page not found"),
+            },
+        }
+    }
+}
+
+impl HttpHandler for Gateway {
+    fn handle(
+        &self,
+        request: Request<HttpBody>,
+        context: CallContext,
+    ) -> LocalBoxFuture<'static, Response<HttpBody>> {
+        let gateway = self.clone();
+        Box::pin(gateway.answer(request, context))
+    }
+}

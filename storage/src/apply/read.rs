@@ -1,0 +1,248 @@
+//! Reads of the state machine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{LeaseInfo, Mark, MemberAttributes, Options, StateMachine};
+use crate::{
+    Error, KeyValue, LeaseId, Rejected, Revision,
+    command::{AlarmKind, Event, EventKind, Range, RangeResponse, Txn, TxnResponse},
+    history::ChangeRef,
+    mvcc::{End, RangePage},
+    types::{KeyRange, Rev},
+};
+
+/// Changes that one [`StateMachine::history`] call looks at, wanted or not: bounds the time a
+/// reader holds the lock.
+const HISTORY_CHANGES_MAX: usize = 20_000;
+
+/// What a watcher behind the ring reads from history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HistoryPage {
+    /// Whole revisions only, ascending.
+    pub events: Vec<Event>,
+    /// Next revision to ask for; above the current one at the end.
+    pub next: Revision,
+}
+
+impl StateMachine {
+    /// The mark found in the engine at open, then that of the last applied entry.
+    #[must_use]
+    pub fn mark(&self) -> Option<&Mark> {
+        self.mark.as_ref()
+    }
+
+    /// What it was opened with.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Main revision of the newest change; 1 for a fresh store.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.store.revision
+    }
+
+    /// Reads below it are refused; -1 where nothing was ever compacted.
+    #[must_use]
+    pub fn compact_revision(&self) -> Revision {
+        self.store.compact_revision
+    }
+
+    /// Answers a range request from the present state.
+    ///
+    /// Cost: O(keys in range); values of the answer are read from the engine where they are
+    /// not in memory.
+    ///
+    /// # Errors
+    /// Outer: [`Error`], the node must stop. Inner: [`Rejected::FutureRevision`],
+    /// [`Rejected::Compacted`], [`Rejected::InvalidSortOption`].
+    pub fn range(&self, range: &Range) -> Result<Result<RangeResponse, Rejected>, Error> {
+        self.store.range(range, self.store.revision)
+    }
+
+    /// Part of a large read: up to `keys_max` pairs of `range` at `revision` (0 and below:
+    /// now), from `from_key` on (empty: from the start). Pages of one read must name the
+    /// revision of the first.
+    ///
+    /// # Errors
+    /// As [`StateMachine::range`].
+    pub fn range_page(
+        &self,
+        range: &KeyRange,
+        revision: Revision,
+        from_key: &[u8],
+        keys_max: usize,
+    ) -> Result<Result<RangePage, Rejected>, Error> {
+        self.store.range_page(range, revision, from_key, keys_max)
+    }
+
+    /// Answers a transaction of ranges only
+    /// ([`validate::is_read_only`](crate::mvcc::validate::is_read_only)) from the present state.
+    ///
+    /// # Errors
+    /// As [`StateMachine::range`].
+    pub fn read_txn(&self, txn: &Txn) -> Result<Result<TxnResponse, Rejected>, Error> {
+        self.store.read_txn(txn)
+    }
+
+    /// etcd HashKV at `revision` (0: now): (hash, revision hashed, compact revision). Members
+    /// with equal revisions and compact revisions have equal hashes, whatever they pruned.
+    ///
+    /// Cost: reads all history.
+    ///
+    /// # Errors
+    /// As [`StateMachine::range`].
+    pub fn hash_kv(
+        &self,
+        revision: Revision,
+    ) -> Result<Result<(u32, Revision, Revision), Rejected>, Error> {
+        self.store.hash_kv(revision)
+    }
+
+    /// A lease; `None` where there is no such lease.
+    #[must_use]
+    pub fn lease(&self, id: LeaseId) -> Option<LeaseInfo> {
+        self.store.leases.info(id)
+    }
+
+    /// Keys attached to a lease, ascending.
+    #[must_use]
+    pub fn lease_keys(&self, id: LeaseId) -> Vec<Bytes> {
+        self.store.leases.keys_shared(id)
+    }
+
+    /// All leases by id.
+    #[must_use]
+    pub fn leases(&self) -> Vec<LeaseInfo> {
+        self.store.leases.iter().collect()
+    }
+
+    /// Raised alarms by member.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<(u64, AlarmKind)> {
+        self.tables.alarms().collect()
+    }
+
+    /// What a member published; `None` before it did.
+    #[must_use]
+    pub fn member_attributes(&self, member_id: u64) -> Option<&MemberAttributes> {
+        self.tables.member(member_id)
+    }
+
+    /// Bytes of live and historic data, about, for quota and status.
+    #[must_use]
+    pub fn size_in_use_bytes(&self) -> u64 {
+        self.store.history.live_bytes
+    }
+
+    /// True where the quota leaves no room for `cost_bytes` more
+    /// ([`validate::quota_cost_bytes`](crate::mvcc::validate::quota_cost_bytes)). A member's own
+    /// view: it raises the NOSPACE alarm with it, and only the alarm decides at apply.
+    #[must_use]
+    pub fn is_over_quota(&self, cost_bytes: u64) -> bool {
+        u64::try_from(self.options.quota_bytes)
+            .is_ok_and(|quota| quota > 0 && self.size_in_use_bytes() + cost_bytes >= quota)
+    }
+
+    /// Keys in the index, deleted ones that compaction has not dropped yet included.
+    #[must_use]
+    pub fn keys_count(&self) -> usize {
+        self.store.index.len()
+    }
+
+    /// Bytes of current keys and values held in memory.
+    #[must_use]
+    pub fn cached_bytes(&self) -> u64 {
+        self.store.index.cached_bytes
+    }
+
+    /// Events with `from <= mod_revision`, whole revisions, at most about `max` events, from
+    /// the ring; `None` when the ring no longer reaches back to `from`, or `from` is not above
+    /// the compact revision (then use `history`, which knows what compaction dropped).
+    ///
+    /// An event without `prev_kv` may still have one that was not in memory: see
+    /// [`StateMachine::event_prev`].
+    #[must_use]
+    pub fn recent_events(&self, from: Revision, max: usize) -> Option<Vec<Arc<Event>>> {
+        if from <= self.store.compact_revision {
+            return None;
+        }
+        self.store.ring.since(from, max)
+    }
+
+    /// The version that `event` replaced, for watchers that asked for it: absent for a create,
+    /// and where it is compacted.
+    ///
+    /// # Errors
+    /// [`Error`]: the node must stop.
+    pub fn event_prev(&self, event: &Event) -> Result<Option<KeyValue>, Error> {
+        let is_create = event.kind == EventKind::Put && event.kv.version == 1;
+        if is_create || event.prev_kv.is_some() {
+            return Ok(event.prev_kv.clone());
+        }
+        self.version_at(&event.kv.key, event.kv.mod_revision - 1)
+    }
+
+    /// The version of `key` visible at `revision`; `None` where there is none, also where it
+    /// is compacted.
+    ///
+    /// # Errors
+    /// [`Error`]: the node must stop.
+    pub fn version_at(&self, key: &[u8], revision: Revision) -> Result<Option<KeyValue>, Error> {
+        self.store.version_at(key, revision)
+    }
+
+    /// Events of `range` from history, for watchers behind the ring: those with
+    /// `from <= mod_revision` that compaction keeps, whole revisions, about `max` at most.
+    /// Bounded work: a page may be empty and still have a `next`.
+    ///
+    /// # Errors
+    /// Outer: [`Error`], the node must stop. Inner: [`Rejected::Compacted`] where `from` is
+    /// below the compact revision.
+    pub fn history(
+        &self,
+        range: &KeyRange,
+        from: Revision,
+        max: usize,
+        prev_kv: bool,
+    ) -> Result<Result<HistoryPage, Rejected>, Error> {
+        let compact_revision = self.store.compact_revision;
+        if from < compact_revision {
+            return Ok(Err(Rejected::Compacted { compact_revision }));
+        }
+        let end = End::new(&range.end);
+        let mut page = HistoryPage { events: Vec::new(), next: self.store.revision + 1 };
+        let mut last = Rev::default();
+        let mut seen = 0;
+        self.store.history.scan(Rev { main: from, sub: 0 }, |change| {
+            let is_enough = page.events.len() >= max.max(1) || seen >= HISTORY_CHANGES_MAX;
+            if is_enough && change.rev.main != last.main {
+                page.next = change.rev.main;
+                return Ok(false);
+            }
+            last = change.rev;
+            seen += 1;
+            if end.contains(&range.key, change.key)
+                && (change.rev.main > compact_revision || self.store.is_kept(&change))
+            {
+                page.events.push(event(&change));
+            }
+            Ok(true)
+        })?;
+        if prev_kv {
+            for event in &mut page.events {
+                event.prev_kv = self.event_prev(event)?;
+            }
+        }
+        page.next = page.next.max(from);
+        Ok(Ok(page))
+    }
+}
+
+fn event(change: &ChangeRef<'_>) -> Event {
+    let kind = if change.tombstone { EventKind::Delete } else { EventKind::Put };
+    Event { kind, kv: change.to_key_value(), prev_kv: None }
+}

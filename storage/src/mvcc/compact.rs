@@ -1,0 +1,147 @@
+//! Dropping history, and hashing what is kept.
+//!
+//! A compaction counts from the moment it is applied: reads below it are refused, and hashes and
+//! watchers see only what it keeps. The index and the history on disk follow in small steps.
+//!
+//! Kept by a compaction at C: every change above C, and of each key the newest at or below C,
+//! unless that is a tombstone from before C (one at C itself is kept, so that a watch from C
+//! sees the delete).
+
+use std::ops::Bound;
+
+use super::{Answer, Store};
+use crate::{
+    Rejected, Revision,
+    command::Compact,
+    history::{ChangeRef, DeadSet},
+    types::Rev,
+};
+
+/// How far the index has followed the compact revision.
+#[derive(Debug, Default)]
+pub(crate) struct Pruning {
+    /// The compaction being followed, and where in the index.
+    pass: Option<(Revision, Box<[u8]>)>,
+    /// Compact revision that the whole index has followed.
+    done: Revision,
+}
+
+impl Pruning {
+    /// True where a pass is under way or due.
+    pub(crate) fn is_behind(&self, compact_revision: Revision) -> bool {
+        self.pass.is_some() || self.done < compact_revision
+    }
+}
+
+/// Outcome of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing was left to do.
+    Idle,
+    /// More keys are to be visited.
+    More,
+    /// The whole index follows the compact revision now.
+    PassDone,
+}
+
+impl Store {
+    /// Sets the compact revision.
+    pub(crate) fn compact(&mut self, compact: Compact) -> Result<(), Rejected> {
+        if compact.revision <= self.compact_revision {
+            return Err(Rejected::Compacted { compact_revision: self.compact_revision });
+        }
+        if compact.revision > self.revision {
+            return Err(Rejected::FutureRevision);
+        }
+        self.compact_revision = compact.revision;
+        Ok(())
+    }
+
+    /// Drops compacted changes of up to `keys_max` keys from the index.
+    pub(crate) fn prune_step(&mut self, pruning: &mut Pruning, keys_max: usize) -> Step {
+        if !pruning.is_behind(self.compact_revision) {
+            return Step::Idle;
+        }
+        let (revision, from) =
+            pruning.pass.take().unwrap_or_else(|| (self.compact_revision, Box::default()));
+        let Self { index, history, .. } = self;
+        let next = index.retain_step(Bound::Included(&from), keys_max.max(1), |_, entry| {
+            entry.compact(revision, |rev| history.mark_dead(rev))
+        });
+        match next {
+            Some(next) => {
+                pruning.pass = Some((revision, next));
+                Step::More
+            }
+            None => {
+                pruning.done = revision;
+                Step::PassDone
+            }
+        }
+    }
+
+    /// True where a compaction at the compact revision keeps `change`.
+    pub(crate) fn is_kept(&self, change: &ChangeRef<'_>) -> bool {
+        if change.rev.main > self.compact_revision {
+            return true;
+        }
+        if change.tombstone && change.rev.main < self.compact_revision {
+            return false;
+        }
+        // A key that is gone from the index had only dropped changes.
+        let entry = self.index.get(change.key);
+        let kept = entry.and_then(|entry| entry.change_at(self.compact_revision));
+        kept.is_some_and(|(rev, _)| rev == change.rev)
+    }
+
+    /// etcd's HashKV at `revision` (0: now): checksum over the changes up to it that compaction
+    /// keeps. The same on every member that has the same revision and compact revision.
+    /// Returns the hash, the revision hashed and the compact revision.
+    ///
+    /// Cost: reads all history.
+    pub(crate) fn hash_kv(&self, revision: Revision) -> Answer<(u32, Revision, Revision)> {
+        if revision > 0 && revision < self.compact_revision {
+            let compact_revision = self.compact_revision;
+            return Ok(Err(Rejected::Compacted { compact_revision }));
+        }
+        if revision > self.revision {
+            return Ok(Err(Rejected::FutureRevision));
+        }
+        let revision = if revision == 0 { self.revision } else { revision };
+        let mut hash = 0;
+        self.history.scan(Rev::default(), |change| {
+            if change.rev.main > revision {
+                return Ok(false);
+            }
+            if self.is_kept(&change) {
+                hash = hash_change(hash, &change);
+            }
+            Ok(true)
+        })?;
+        Ok(Ok((hash, revision, self.compact_revision)))
+    }
+}
+
+/// Continues a checksum (CRC-32C, as etcd's) with one change.
+fn hash_change(hash: u32, change: &ChangeRef<'_>) -> u32 {
+    let numbers = [
+        change.rev.main,
+        i64::from(change.rev.sub),
+        i64::from(change.tombstone),
+        change.create,
+        change.version,
+        change.lease,
+        i64::try_from(change.key.len()).unwrap_or(i64::MAX),
+    ];
+    let mut hash = hash;
+    for number in numbers {
+        hash = crc32c::crc32c_append(hash, &number.to_le_bytes());
+    }
+    hash = crc32c::crc32c_append(hash, change.key);
+    crc32c::crc32c_append(hash, change.value)
+}
+
+/// True where a block has so few live changes that it is worth rewriting.
+pub(crate) fn is_sparse(count: u32, dead: &DeadSet) -> bool {
+    dead.len() * 4 >= count as usize * 3
+}

@@ -1,0 +1,171 @@
+//! Puts and deletes: index, history, leases and events together.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{End, Store, entry::Version};
+use crate::{
+    Error, KeyValue, LeaseId, Revision,
+    command::{DeleteRange, DeleteRangeResponse, Event, EventKind, Put, PutResponse},
+    history::ChangeRef,
+    types::Rev,
+};
+
+/// The changes of one command. Dropping it without [`Writer::finish`] would lose the revision.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Writer<'a> {
+    pub(crate) store: &'a mut Store,
+    main: Revision,
+    changes: u32,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(store: &'a mut Store) -> Self {
+        let main = store.revision + 1;
+        Self { store, main, changes: 0 }
+    }
+
+    /// What a header shows at this point: the new revision once something has changed.
+    pub(crate) fn revision(&self) -> Revision {
+        if self.changes == 0 { self.main - 1 } else { self.main }
+    }
+
+    /// Makes the changes visible; returns the store's revision.
+    pub(crate) fn finish(self) -> Revision {
+        if self.changes > 0 {
+            self.store.revision = self.main;
+            self.store.ring.trim();
+        }
+        self.store.revision
+    }
+
+    /// Writes one key. The checks are done: the lease exists, and the key where a part of it
+    /// is to be kept (a missing one counts as empty: apply is total).
+    pub(crate) fn put(&mut self, put: &Put) -> Result<PutResponse, Error> {
+        let present = self.store.index.live(&put.key).map(|entry| &entry.newest);
+        let lease = match present {
+            Some(present) if put.ignore_lease => present.lease,
+            _ => put.lease,
+        };
+        let kept = match present {
+            Some(present) if put.ignore_value || put.prev_kv => {
+                match present.key_value(put.key.len()) {
+                    Some(kv) => Some(kv),
+                    None => Some(self.store.history.get(present.rev)?),
+                }
+            }
+            _ => None,
+        };
+        let value = match &kept {
+            Some(kept) if put.ignore_value => &kept.value,
+            _ => &put.value,
+        };
+        self.write(&put.key, value, lease)?;
+        Ok(PutResponse { revision: self.main, prev_kv: kept.filter(|_| put.prev_kv) })
+    }
+
+    fn write(&mut self, key: &[u8], value: &[u8], lease: LeaseId) -> Result<(), Error> {
+        let rev = self.next_rev();
+        let mut data = Vec::with_capacity(key.len() + value.len());
+        data.extend_from_slice(key);
+        data.extend_from_slice(value);
+        let data = Bytes::from(data);
+
+        let store = &mut *self.store;
+        let (create, version) = match store.index.live(key) {
+            Some(entry) => (entry.newest.create, entry.newest.version.saturating_add(1)),
+            None => (rev.main, 1),
+        };
+        store.history.push(ChangeRef { rev, tombstone: false, key, value, create, version, lease });
+        let newest =
+            Version { data: Some(data.clone()), rev, tombstone: false, create, version, lease };
+        let kv_fields = newest.without_data();
+        let before = store.index.insert(key, newest);
+
+        let detached = before.as_ref().map_or(0, |before| before.lease);
+        if detached != lease {
+            store.leases.detach(detached, key);
+            store.leases.attach(lease, key);
+        }
+        let value = data.slice(key.len()..);
+        let kv = KeyValue { key: data.slice(..key.len()), value, ..kv_fields };
+        let prev_kv = if version == 1 { None } else { self.prev(key, before)? };
+        self.store.ring.push(Arc::new(Event { kind: EventKind::Put, kv, prev_kv }));
+        Ok(())
+    }
+
+    /// What watchers get as the version before: that at the revision before this command.
+    fn prev(&self, key: &[u8], before: Option<Version>) -> Result<Option<KeyValue>, Error> {
+        match before {
+            None => Ok(None),
+            // Changed twice in one command: the version in between was never visible.
+            Some(before) if before.rev.main == self.main => {
+                self.store.version_at(key, self.main - 1)
+            }
+            Some(before) if before.tombstone => Ok(None),
+            Some(before) => Ok(before.into_key_value(key.len())),
+        }
+    }
+
+    fn next_rev(&mut self) -> Rev {
+        let rev = Rev { main: self.main, sub: self.changes };
+        self.changes += 1;
+        rev
+    }
+
+    /// Deletes a range.
+    pub(crate) fn delete_range(
+        &mut self,
+        delete: &DeleteRange,
+    ) -> Result<DeleteRangeResponse, Error> {
+        let end = End::new(&delete.range_end);
+        let start = std::ops::Bound::Included(&delete.key[..]);
+        let keys: Vec<Box<[u8]>> = (self.store.index.range(start, end))
+            .filter(|(_, entry)| entry.is_live())
+            .map(|(key, _)| Box::from(key))
+            .collect();
+        let mut prev_kvs = Vec::new();
+        if delete.prev_kv {
+            prev_kvs = self.store.newest_versions(&keys)?;
+        }
+        for key in &keys {
+            self.delete(key)?;
+        }
+        let deleted = i64::try_from(keys.len()).unwrap_or(i64::MAX);
+        Ok(DeleteRangeResponse { revision: self.revision(), deleted, prev_kvs })
+    }
+
+    /// Deletes one key where it is live.
+    pub(crate) fn delete(&mut self, key: &[u8]) -> Result<(), Error> {
+        if self.store.index.live(key).is_none() {
+            return Ok(());
+        }
+        let rev = self.next_rev();
+        let store = &mut *self.store;
+        store.history.push(ChangeRef { rev, tombstone: true, key, ..ChangeRef::default() });
+        let tombstone = Version { rev, tombstone: true, ..Version::default() };
+        let before = store.index.insert(key, tombstone);
+        if let Some(before) = &before {
+            store.leases.detach(before.lease, key);
+        }
+        let prev_kv = self.prev(key, before)?;
+        let shared = prev_kv.as_ref().map(|kv| kv.key.clone());
+        let key = shared.unwrap_or_else(|| Bytes::copy_from_slice(key));
+        let kv = KeyValue { key, mod_revision: rev.main, ..KeyValue::default() };
+        self.store.ring.push(Arc::new(Event { kind: EventKind::Delete, kv, prev_kv }));
+        Ok(())
+    }
+}
+
+impl Store {
+    /// The newest versions of live `keys`, in their order.
+    fn newest_versions(&self, keys: &[Box<[u8]>]) -> Result<Vec<KeyValue>, Error> {
+        let newest = keys.iter().filter_map(|key| {
+            let entry = self.index.live(key)?;
+            Some((&**key, &entry.newest))
+        });
+        self.resolve(newest)
+    }
+}
