@@ -7,6 +7,7 @@
 mod support;
 
 mod chaos;
+mod clients;
 mod disk;
 mod failover;
 mod load;

@@ -6,3 +6,4 @@ mod support;
 mod bad_input;
 mod checker;
 mod differential;
+mod tidy;
