@@ -3,3 +3,16 @@
 pub mod api;
 pub mod bench;
 pub mod cli;
+pub mod client;
+mod compactor;
+pub mod config;
+mod embed;
+pub mod frontend;
+pub mod member_id;
+pub mod node;
+pub mod peer;
+pub mod version;
+
+pub use client::Client;
+pub use embed::{Builder, Tripod};
+pub use tripod_storage as storage;

@@ -3,11 +3,13 @@
 //! HTTP/2 goes to our engine ([`super::h2`]), HTTP/1.1 to hyper with the plain handler. Both run
 //! on the thread that accepted the connection and end gracefully when the front end drains.
 
-use std::{cell::RefCell, convert::Infallible, future::Future, io, net::SocketAddr, pin::Pin, rc::Rc};
 use std::{
     cell::Cell,
     task::{Context, Poll, Waker},
     time::Duration,
+};
+use std::{
+    cell::RefCell, convert::Infallible, future::Future, io, net::SocketAddr, pin::Pin, rc::Rc,
 };
 
 use http_body_util::BodyExt;

@@ -24,6 +24,7 @@ use self::{flush::Maintenance, tables::Tables};
 use crate::{
     Error, LeaseId, Rejected,
     command::{AlarmAction, AlarmKind, Applied, Command, Response},
+    lease::{LeaseChange, LeaseFeed},
     mvcc::{Answer, Store, compact::Pruning, txn, validate, write::Writer},
 };
 
@@ -93,11 +94,24 @@ pub struct StateMachine {
     mark_is_new: bool,
     pruning: Pruning,
     maintenance: Maintenance,
+    lease_feed: LeaseFeed,
     /// Held by exports: compacted history stays while more than one holds it.
     pin: Arc<()>,
 }
 
 impl StateMachine {
+    /// Lease changes wait to be taken.
+    #[must_use]
+    pub fn has_lease_changes(&self) -> bool {
+        self.lease_feed.is_waiting()
+    }
+
+    /// Takes the lease changes applied since the last call, for the leader's deadlines; `None`
+    /// where more happened than is kept: then read [`StateMachine::leases`].
+    pub fn take_lease_changes(&mut self) -> Option<Vec<LeaseChange>> {
+        self.lease_feed.take()
+    }
+
     /// Applies one Raft entry: each command on its own, in order, each with an answer.
     ///
     /// # Errors
@@ -142,10 +156,11 @@ impl StateMachine {
                 Ok(answer.map(|()| Response::Done))
             }
             Command::LeaseGrant { id, ttl_s } => Ok(self.grant(id, ttl_s)),
-            Command::LeaseRevoke { id } => self.revoke(id),
+            Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. } => self.revoke(id),
             Command::LeaseCheckpoint { remaining_s } => {
                 for (id, remaining_s) in remaining_s {
                     if self.store.leases.checkpoint(id, remaining_s) {
+                        self.lease_feed.push(LeaseChange::Checkpointed { id, remaining_s });
                         self.tables.set_lease(id, self.store.leases.row(id));
                     }
                 }
@@ -177,6 +192,7 @@ impl StateMachine {
                 | Command::Compact(_)
                 | Command::LeaseGrant { .. }
                 | Command::LeaseRevoke { .. }
+                | Command::LeaseExpire { .. }
         );
         if is_data && self.tables.is_raised(AlarmKind::Corrupt) {
             return Err(Rejected::Corrupt);
@@ -196,6 +212,7 @@ impl StateMachine {
             return Err(Rejected::LeaseExists);
         }
         self.tables.set_lease(id, self.store.leases.row(id));
+        self.lease_feed.push(LeaseChange::Granted { id, ttl_s });
         Ok(Response::LeaseGrant { id, ttl_s })
     }
 
@@ -211,6 +228,7 @@ impl StateMachine {
         writer.finish();
         self.store.leases.remove(id);
         self.tables.set_lease(id, None);
+        self.lease_feed.push(LeaseChange::Revoked { id });
         Ok(Ok(Response::Done))
     }
 
@@ -232,4 +250,4 @@ impl StateMachine {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -37,6 +37,15 @@ pub enum Command {
         /// Lease to end.
         id: LeaseId,
     },
+    /// The leader ends a lease whose time has passed. As [`Command::LeaseRevoke`], but the raft
+    /// crate turns it into [`Command::Noop`] in an entry of another term: a leader that was
+    /// deposed meanwhile must not end what its successor renews.
+    LeaseExpire {
+        /// Lease to end.
+        id: LeaseId,
+        /// Term of the leader that saw it expire.
+        term: u64,
+    },
     /// The leader's view of remaining time, so that a new leader does not restart full TTLs.
     LeaseCheckpoint {
         /// (lease, remaining seconds) pairs; unknown leases are skipped.

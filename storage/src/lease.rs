@@ -8,12 +8,15 @@
 //!
 //! Source: etcd lease API, <https://etcd.io/docs/latest/learning/api/#lease-api>.
 
+mod feed;
 mod lessor;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+pub(crate) use self::feed::LeaseFeed;
+pub use self::feed::LeaseChange;
 pub use self::lessor::{CHECKPOINT_INTERVAL_MS, Checkpoint, EXPIRED_RETRY_MS, Lessor, Renewal};
 use crate::{
     Error, LeaseId,

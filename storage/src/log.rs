@@ -463,7 +463,8 @@ impl Wal {
         let payloads = meta.values().chain(purged.as_ref().map(|(_, payload)| payload));
         let known: usize = payloads.map(|payload| record_bytes(payload.len())).sum();
         // Besides it: base and seal.
-        let needed = SEGMENT_HEADER_BYTES + (known + 2 * record_bytes(0) + bytes) as u64;
+        let needed =
+            SEGMENT_HEADER_BYTES + (known + record_bytes(8) + record_bytes(0) + bytes) as u64;
         let sequence = self.contents.segments.current().map_or(0, |segment| segment.sequence) + 1;
         let taken = self.supply.take(sequence, needed);
         let segment = self.fail(taken)?;
@@ -480,8 +481,10 @@ impl Wal {
     }
 
     fn put_base(&mut self) -> Result<(), Error> {
-        let last = self.bounds().map(|(_, last)| last);
-        self.encode(Kind::Base, u8::from(last.is_some()), last.unwrap_or_default(), &[])?;
+        match self.bounds() {
+            Some((first, last)) => self.encode(Kind::Base, 1, last, &[&first.to_le_bytes()])?,
+            None => self.encode(Kind::Base, 0, 0, &[])?,
+        };
         Ok(())
     }
 

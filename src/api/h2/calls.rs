@@ -6,7 +6,9 @@
 //!   that does not listen holds at most that much plus one answer;
 //! - bytes no service has taken stay below the connection's limit.
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc, task::Context, task::Poll, task::Waker, time::Instant};
+use std::{
+    collections::VecDeque, rc::Rc, sync::Arc, task::Context, task::Poll, task::Waker, time::Instant,
+};
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;

@@ -107,8 +107,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             ping_sent: None,
             stalled_since: None,
             drain_since: None,
-            timer: Box::pin(tokio::time::sleep(limits.preface_timeout)),
-            timer_at: now + limits.preface_timeout,
+            // Not polled yet: the first turn arms it.
+            timer: Box::pin(tokio::time::sleep(FAR)),
+            timer_at: now + 2 * FAR,
             limits,
         }
     }

@@ -100,9 +100,8 @@ mod tests {
     use super::*;
 
     fn head(fields: &[(&str, &str)]) -> Result<RequestHead, Malformed> {
-        let field = |(name, value): &(&str, &str)| {
-            Rc::new(Field::new(name.as_bytes(), value.as_bytes()))
-        };
+        let field =
+            |(name, value): &(&str, &str)| Rc::new(Field::new(name.as_bytes(), value.as_bytes()));
         RequestHead::from_fields(&fields.iter().map(field).collect::<Vec<_>>())
     }
 

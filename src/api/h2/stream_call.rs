@@ -1,8 +1,6 @@
 //! A streaming gRPC call.
 
-use std::{
-    task::{Context, Poll, Waker},
-};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;

@@ -70,7 +70,8 @@ mod tests {
 
     #[test]
     fn token_comes_from_metadata_before_authorization_and_never_from_token() {
-        let cases: [(&[(&str, &str)], Option<&str>); 6] = [
+        type Headers = &'static [(&'static str, &'static str)];
+        let cases: [(Headers, Option<&str>); 6] = [
             (&[], None),
             (&[("authorization", "a.1")], Some("a.1")),
             (&[("authorization", "")], Some("")),

@@ -108,17 +108,15 @@ impl Check {
     }
 
     async fn run(self, node: &dyn HealthSource) -> Result<(), String> {
-        let range_error = |status| format!("range error: {status}");
+        let text = |status: Status| status.message;
         match self {
             Self::DataCorruption if node.alarms().contains(&AlarmType::Corrupt) => {
                 Err("alarm activated: CORRUPT".to_owned())
             }
-            Self::NonLearner if node.is_learner() => {
-                Err("not ready due to being a learner".to_owned())
-            }
+            Self::NonLearner if node.is_learner() => Err("not supported for learner".to_owned()),
             Self::DataCorruption | Self::NonLearner => Ok(()),
-            Self::SerializableRead => node.serializable_read().await.map_err(range_error),
-            Self::LinearizableRead => node.linearizable_read().await.map_err(range_error),
+            Self::SerializableRead => node.serializable_read().await.map_err(text),
+            Self::LinearizableRead => node.linearizable_read().await.map_err(text),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Members are written in the order of the text. Protobuf would merge a message that comes
 //! twice and append to a list; JSON replaces. So the place of every member in the output is
-//! remembered, and a member that comes again takes the earlier one out.
+//! remembered, and a member that comes again takes the earlier one out. (A value that is
+//! replaced must still fit its field: 3.5 does not look at it, 3.6 refuses every duplicate.)
 
 use super::{
     JsonError, MESSAGE_DEPTH_MAX, MessageId, Schema, base64,
@@ -242,10 +243,11 @@ impl Decoder<'_, '_> {
         while more {
             let byte = match self.reader.peek()? {
                 b'n' => self.reader.literal("null").map(|()| 0)?,
+                b'"' => return self.wrong_type(field, "byte values"),
                 _ => {
-                    let integer = self.integer(field, "bytes")?;
+                    let integer = self.integer(field, "byte values")?;
                     let byte = integer.to_u64().and_then(|value| u8::try_from(value).ok());
-                    byte.ok_or_else(|| self.mismatch(field, "bytes"))?
+                    byte.ok_or_else(|| self.mismatch(field, "byte values"))?
                 }
             };
             self.out.push(byte);

@@ -10,6 +10,7 @@ use crate::{
     engine::Engine,
     history::{Block, ChangeRef, DeadSet, History, next_rev},
     keys::{self, corrupt},
+    lease::LeaseFeed,
     mvcc::{FIRST_REVISION, Store, compact::Pruning, entry::Version},
     types::Rev,
     watch::EventRing,
@@ -57,6 +58,7 @@ impl StateMachine {
             mark_is_new: false,
             pruning: Pruning::default(),
             maintenance: Maintenance::default(),
+            lease_feed: LeaseFeed::default(),
             pin: Arc::new(()),
         };
         machine.prune_all();

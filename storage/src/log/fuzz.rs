@@ -26,6 +26,9 @@ pub fn fuzz_segment(bytes: &[u8]) {
         let (payload, behind) = behind.split_at(behind.len().min(usize::from(len)));
         rest = behind;
         let kinds = [Kind::Row, Kind::Meta, Kind::Truncate, Kind::Purge, Kind::Base, Kind::Seal];
+        // A base record needs an index for its payload to be judged further.
+        let whole = u64::from(index.saturating_sub(2)).to_le_bytes();
+        let payload = if kind % 6 == 4 { &whole[..] } else { payload };
         let header = Header {
             kind: kinds[usize::from(kind) % kinds.len()],
             arg,

@@ -38,7 +38,8 @@ pub(super) enum Kind {
     Truncate = 3,
     /// Rows up to `index` are gone for good; the payload is the caller's.
     Purge = 4,
-    /// First in a segment: `index` is the last row before it, none where `arg` is 0.
+    /// First in a segment: `index` is the last row before it, the payload the first (u64); there
+    /// are none where `arg` is 0.
     Base = 5,
     /// Last in a segment: the log goes on in the next one.
     Seal = 6,

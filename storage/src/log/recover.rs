@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    record::{Header, Kind, SEGMENT_HEADER_BYTES},
+    record::{Header, Kind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES},
     scan::{Record, Scanner, Tail},
     segments::{Segment, Segments},
     supply::{Supply, segment_name},
@@ -82,7 +82,7 @@ pub(super) fn recover(supply: &mut Supply, sequences: &[u64]) -> Result<Recovere
             return Err(corrupt(sequence, tail.end, "the record there does not verify"));
         }
         if is_last {
-            settle_tail(&*file, tail, replay.synced).map_err(|source| Error::Io {
+            settle_tail(&*file, &tail, replay.synced).map_err(|source| Error::Io {
                 action: format!("settle log segment {name}"),
                 source,
             })?;
@@ -111,11 +111,14 @@ fn corrupt(sequence: u64, offset: u64, detail: impl Into<String>) -> Error {
 
 /// Makes the end of the log what it will be taken for.
 ///
-/// Good records behind the end (of a torn write, never acknowledged) are zeroed, or they might
-/// follow a new end one day. What no record calls durable is written again: a process that
+/// Records behind the end, of a torn write and never acknowledged, lose their headers, whole
+/// ones or they might follow a new end one day, torn ones or a later write of the same bytes
+/// might complete them. What no record calls durable is written again: a process that
 /// failed to sync may have left it in the page cache only, where a sync alone finds it clean.
-fn settle_tail(file: &dyn DiskFile, tail: Tail, synced: u32) -> std::io::Result<()> {
-    file.zero_fill(tail.end, tail.stale_end)?;
+fn settle_tail(file: &dyn DiskFile, tail: &Tail, synced: u32) -> std::io::Result<()> {
+    for &at in &tail.stale {
+        file.write_at(&[0; RECORD_HEADER_BYTES], at)?;
+    }
     let mut at = u64::from(synced).max(SEGMENT_HEADER_BYTES);
     let mut bytes = Vec::new();
     while at < tail.end {
@@ -161,7 +164,7 @@ impl Replay {
             records += 1;
             if record.header.kind == Kind::Seal {
                 let end = u64::from(record.end);
-                return Ok(Tail { end, stale_end: end, corrupt: false, sealed: true });
+                return Ok(Tail { end, stale: Vec::new(), corrupt: false, sealed: true });
             }
         }
         if is_first && records == 0 && sequence != 1 {
@@ -198,12 +201,15 @@ impl Replay {
                 self.missing = self.missing.and_then(left);
             }
             Kind::Base => {
-                let last = record.optional_index();
-                let known = self.contents.segments.bounds().or(self.missing).map(|(_, last)| last);
+                let before = record.bounds().ok_or("a base record is no pair of indexes")?;
+                let known = match (self.missing, self.contents.segments.bounds()) {
+                    (Some((first, _)), Some((_, last))) => Some((first, last)),
+                    (missing, held) => held.or(missing),
+                };
                 if is_first {
-                    self.missing = last.map(|last| (0, last));
-                } else if known != last {
-                    return Err(format!("the last row before is {known:?}, it says {last:?}"));
+                    self.missing = before;
+                } else if known != before {
+                    return Err(format!("the rows before are {known:?}, it says {before:?}"));
                 }
             }
             Kind::Seal => {}

@@ -54,12 +54,13 @@ pub(super) struct Record<'a> {
 }
 
 /// How a segment ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Tail {
     /// End of the last good record of the unbroken sequence.
     pub(super) end: u64,
-    /// End of the last good record anywhere; above `end` if a torn write left some behind.
-    pub(super) stale_end: u64,
+    /// Offsets behind `end` where a record of this segment seems to begin, whole or torn: left
+    /// by writes that never were durable.
+    pub(super) stale: Vec<u64>,
     /// The records say that `end` was durable once: what is there now was damaged since.
     pub(super) corrupt: bool,
     /// The last record says that the log goes on in the next segment.
@@ -111,7 +112,8 @@ impl<'a> Scanner<'a> {
     /// The record at the present offset, if there is a good one; moves behind it.
     pub(super) fn next(&mut self) -> io::Result<Option<Record<'_>>> {
         let at = self.offset;
-        let Some(header) = record_at(&mut self.window, self.stamp, at)? else { return Ok(None) };
+        let found = record_at(&mut self.window, self.stamp, at)?;
+        let Some(Found { header, is_good: true }) = found else { return Ok(None) };
         let len = header.len as usize;
         self.offset = at + record_bytes(len) as u64;
         let payload = self.window.get(at + RECORD_HEADER_BYTES as u64, len)?.unwrap_or_default();
@@ -123,7 +125,7 @@ impl<'a> Scanner<'a> {
     /// Looks at everything behind the last good record. Cost: reads the rest of the file.
     pub(super) fn tail(&mut self) -> io::Result<Tail> {
         let end = self.offset;
-        let mut tail = Tail { end, stale_end: end, corrupt: false, sealed: false };
+        let mut tail = Tail { end, stale: Vec::new(), corrupt: false, sealed: false };
         let mut at = end;
         while at + RECORD_HEADER_BYTES as u64 <= self.window.file_bytes {
             if self.window.get(at, ZEROS.len())?.is_some_and(|bytes| bytes == ZEROS) {
@@ -131,37 +133,55 @@ impl<'a> Scanner<'a> {
                 at += (ZEROS.len() - RECORD_HEADER_BYTES) as u64;
                 continue;
             }
-            let found = record_at(&mut self.window, self.stamp, at)?;
-            at = match found {
-                Some(header) => {
+            let step = match record_at(&mut self.window, self.stamp, at)? {
+                Some(Found { header, is_good: true }) => {
                     tail.corrupt |= u64::from(header.synced) > end;
-                    tail.stale_end = at + record_bytes(header.len as usize) as u64;
-                    tail.stale_end
+                    record_bytes(header.len as usize)
                 }
-                None => at + ALIGN as u64,
+                Some(Found { is_good: false, .. }) => ALIGN,
+                None => {
+                    at += ALIGN as u64;
+                    continue;
+                }
             };
+            tail.stale.push(at);
+            at += step as u64;
         }
         Ok(tail)
     }
 }
 
-/// The header of the good record at `at`, if there is one.
-fn record_at(window: &mut Window<'_>, stamp: Stamp, at: u64) -> io::Result<Option<Header>> {
+/// What looks like a record.
+struct Found {
+    header: Header,
+    is_good: bool,
+}
+
+/// The record that begins or seems to begin at `at`.
+fn record_at(window: &mut Window<'_>, stamp: Stamp, at: u64) -> io::Result<Option<Found>> {
     let Some(bytes) = window.get(at, RECORD_HEADER_BYTES)? else { return Ok(None) };
     let mut raw = [0; RECORD_HEADER_BYTES];
     raw.copy_from_slice(bytes);
     let Some(header) = stamp.parse(&raw) else { return Ok(None) };
     let len = header.len as usize;
-    if at + record_bytes(len) as u64 > window.file_bytes {
-        return Ok(None);
+    let mut is_good = at + record_bytes(len) as u64 <= window.file_bytes;
+    if is_good {
+        let payload = window.get(at + RECORD_HEADER_BYTES as u64, len)?;
+        is_good = payload.is_some_and(|payload| stamp.verify(&raw, payload));
     }
-    let payload = window.get(at + RECORD_HEADER_BYTES as u64, len)?;
-    Ok(payload.is_some_and(|payload| stamp.verify(&raw, payload)).then_some(header))
+    Ok(Some(Found { header, is_good }))
 }
 
 impl Record<'_> {
     /// `index`, where the record has one (`arg` is not 0).
     pub(super) fn optional_index(&self) -> Option<u64> {
         (self.header.arg != 0).then_some(self.header.index)
+    }
+
+    /// First and last row that a base record names; the outer `None`: it is malformed.
+    pub(super) fn bounds(&self) -> Option<Option<(u64, u64)>> {
+        let Some(last) = self.optional_index() else { return Some(None) };
+        let first = u64::from_le_bytes(self.payload.try_into().ok()?);
+        (first <= last).then_some(Some((first, last)))
     }
 }

@@ -28,8 +28,8 @@ use std::{
 
 use guard::{Flood, Guard};
 use receive::{Assembly, Memo};
-use stream::{StreamHash, Streams};
 pub(super) use stream::{End, NO_TAG};
+use stream::{StreamHash, Streams};
 
 use super::{
     frame::{self, ErrorCode, FrameHead, PREFACE, setting},
@@ -134,7 +134,10 @@ impl Core {
         let settings = [
             (setting::MAX_CONCURRENT_STREAMS, limits.streams_max),
             (setting::INITIAL_WINDOW_SIZE, limits.stream_window_bytes),
-            (setting::MAX_HEADER_LIST_SIZE, u32::try_from(limits.header_list_bytes_max).unwrap_or(u32::MAX)),
+            (
+                setting::MAX_HEADER_LIST_SIZE,
+                u32::try_from(limits.header_list_bytes_max).unwrap_or(u32::MAX),
+            ),
         ];
         frame::put_settings(&mut out, &settings);
         let window = i64::from(limits.connection_window_bytes).max(frame::WINDOW_DEFAULT);

@@ -119,13 +119,7 @@ impl Core {
 
     /// A complete header block: a request, or trailers. Always decoded, since the tables of
     /// both sides must stay equal whatever becomes of the stream.
-    fn block<'i>(
-        &mut self,
-        stream: u32,
-        end: bool,
-        block: &[u8],
-        now: Instant,
-    ) -> Outcome<'i> {
+    fn block<'i>(&mut self, stream: u32, end: bool, block: &[u8], now: Instant) -> Outcome<'i> {
         if stream > self.last_stream {
             return self.request(stream, end, block, now);
         }
@@ -152,13 +146,7 @@ impl Core {
             .map_err(|_| Violation(ErrorCode::Compression, "bad header block"))
     }
 
-    fn request<'i>(
-        &mut self,
-        stream: u32,
-        end: bool,
-        block: &[u8],
-        now: Instant,
-    ) -> Outcome<'i> {
+    fn request<'i>(&mut self, stream: u32, end: bool, block: &[u8], now: Instant) -> Outcome<'i> {
         let remembered = self.remembered(block);
         if remembered.is_none() && !self.decode(block)? {
             self.last_stream = stream;
@@ -290,12 +278,7 @@ impl Core {
         }
     }
 
-    fn window_update<'i>(
-        &mut self,
-        head: FrameHead,
-        payload: &[u8],
-        now: Instant,
-    ) -> Outcome<'i> {
+    fn window_update<'i>(&mut self, head: FrameHead, payload: &[u8], now: Instant) -> Outcome<'i> {
         let increment = match (payload.len(), frame::word(payload)) {
             (4, Some(word)) => word & 0x7fff_ffff,
             _ => return Err(Violation(FRAME_SIZE, "window update of a wrong size")),

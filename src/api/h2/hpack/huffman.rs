@@ -152,7 +152,11 @@ fn decode_long(bits: u64, held: u32) -> Option<(u8, u32)> {
             && rank < TABLES.count[at]
         {
             let symbol = TABLES.ordered[TABLES.offset[at] + rank as usize];
-            return if symbol == END_OF_STRING { None } else { Some((u8::try_from(symbol).ok()?, length)) };
+            return if symbol == END_OF_STRING {
+                None
+            } else {
+                Some((u8::try_from(symbol).ok()?, length))
+            };
         }
     }
     None
@@ -200,7 +204,10 @@ mod tests {
     #[test]
     fn strings_of_appendix_c_decode() {
         let cases: [(&[u8], &str); 4] = [
-            (&[0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff], "www.example.com"),
+            (
+                &[0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff],
+                "www.example.com",
+            ),
             (&[0xa8, 0xeb, 0x10, 0x64, 0x9c, 0xbf], "no-cache"),
             (&[0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xa9, 0x7d, 0x7f], "custom-key"),
             (&[0x64, 0x02], "302"),

@@ -193,10 +193,7 @@ fn a_forged_length_is_not_believed() {
                 bytes[4096 + 4..4096 + 8].copy_from_slice(&len.to_le_bytes());
             }
         });
-        match (len, open(&damaged)) {
-            (0, Ok(wal)) => assert_eq!(wal.bounds(), Some((1, 40)), "a base record has no payload"),
-            (_, Err(Error::Corrupt { .. })) => {}
-            (_, other) => panic!("{len}: {other:?}"),
-        }
+        let opened = open(&damaged);
+        assert!(matches!(opened, Err(Error::Corrupt { .. })), "{len}: {opened:?}");
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::disk::Disk as _;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -77,6 +78,16 @@ impl Held {
         last.or(self.purged.as_ref().map(|(index, _)| *index)).map_or(1, |last| last + 1)
     }
 
+    /// Rows as index:serial/bytes.
+    fn brief(&self) -> String {
+        let row = |(index, row): (&u64, &Vec<u8>)| {
+            format!("{index}:{}/{}", row.first().copied().unwrap_or_default(), row.len())
+        };
+        let rows: Vec<String> = self.rows.iter().map(row).collect();
+        let meta: Vec<_> = self.meta.iter().map(|(kind, meta)| (kind, meta.len())).collect();
+        format!("rows {} purged {:?} meta {meta:?}", rows.join(" "), self.purged)
+    }
+
     fn of(wal: &Wal) -> Self {
         let rows = wal.read(0, u64::MAX, usize::MAX).unwrap();
         Self {
@@ -141,7 +152,12 @@ impl Run {
         let found = Held::of(&wal);
         let at = self.states.iter().rposition(|state| *state == found);
         let at = at.unwrap_or_else(|| {
-            panic!("found what never was:\n{found:?}\nnone of {:#?}", self.states)
+            panic!(
+                "found what never was: {}\nof {} states, the newest {}",
+                found.brief(),
+                self.states.len(),
+                self.newest().brief()
+            )
         });
         if at + 1 < self.states.len() {
             self.effects[2] += 1;
@@ -194,6 +210,10 @@ impl Run {
             Step::Reopen => {
                 self.wal = None;
                 self.disk.set_faults(Faults::default());
+                if self.disk.list().is_err() {
+                    // The power failed unseen, while a segment was made ahead.
+                    self.stop(true);
+                }
                 self.reopen();
             }
             Step::Kill => {

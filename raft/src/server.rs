@@ -1,0 +1,445 @@
+//! Server side of peer connections: greeting, then one loop for each connection.
+//!
+//! Every connection has a deadline for its greeting, for the rest of a frame that began, and for
+//! staying idle; their number is bounded. Garbage closes its connection and nothing else.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use openraft::{errors::ClientWriteError, impls::ProgressResponder};
+use parking_lot::{Mutex, RwLock};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    sync::{Semaphore, mpsc, oneshot},
+    time::{Instant, timeout},
+};
+use tripod_storage::codec;
+
+use crate::{
+    error::ReadError,
+    hub::Hub,
+    members::Members,
+    node::Raft,
+    port::Dest,
+    route::{Route, Routes},
+    snapshot::{self, Begin, Reply, SnapshotDir},
+    state_machine::SnapshotData,
+    transport::{PeerIdentity, PeerStream},
+    types::{Batch, NodeId},
+    wire::{
+        self, CallReply, ForwardReply, Frame, FrameReader, HELLO_BYTES, Hello, Lane,
+        ReadIndexReply, Status, WIRE_VERSION, kind,
+    },
+};
+
+/// Most peer connections at a time; a cluster of seven needs about 30 of each member.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Longest time until a greeting is complete.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest time for the rest of a frame that began.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection without a frame for this long is closed; clients reconnect before they use one
+/// that old.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Requests of one connection handled at a time.
+const REQUESTS_PER_CONNECTION_MAX: usize = 256;
+
+/// Most bytes of a generic call and of its answer.
+pub(crate) const CALL_BYTES_MAX: usize = 4 << 20;
+
+/// Least time between two log lines about refused peers.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Answers calls of one kind on the leader.
+pub type CallHandler = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Bytes> + Send + Sync>;
+
+/// What the server side needs of its member.
+pub(crate) struct PeerServer {
+    pub(crate) cluster_id: u64,
+    pub(crate) node_id: NodeId,
+    pub(crate) raft: Raft,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) routes: Routes,
+    pub(crate) handlers: RwLock<HashMap<u8, CallHandler>>,
+    members: Members,
+    hold: Arc<AtomicBool>,
+    /// Locked while a snapshot comes in: one at a time.
+    snapshots: tokio::sync::Mutex<SnapshotDir>,
+    connections: Arc<Semaphore>,
+    refusals: Refusals,
+}
+
+/// Counts refused peers and logs at most one line an interval.
+#[derive(Default)]
+struct Refusals {
+    since_log: AtomicU64,
+    last_log: Mutex<Option<Instant>>,
+}
+
+impl Refusals {
+    fn note(&self, address: &str, reason: &dyn std::fmt::Display) {
+        let count = self.since_log.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = Instant::now();
+        let mut last = self.last_log.lock();
+        if last.is_none_or(|last| now.duration_since(last) >= REFUSAL_LOG_INTERVAL) {
+            *last = Some(now);
+            self.since_log.store(0, Ordering::Relaxed);
+            tracing::warn!(address, %reason, count, "refused a peer connection");
+        }
+    }
+}
+
+type Reader = FrameReader<ReadHalf<Box<dyn PeerStream>>>;
+type Writer = WriteHalf<Box<dyn PeerStream>>;
+
+impl PeerServer {
+    pub(crate) fn new(
+        cluster_id: u64,
+        node_id: NodeId,
+        raft: Raft,
+        hub: Arc<Hub>,
+        routes: Routes,
+        members: Members,
+        hold: Arc<AtomicBool>,
+        snapshots: SnapshotDir,
+    ) -> Self {
+        Self {
+            cluster_id,
+            node_id,
+            raft,
+            hub,
+            routes,
+            handlers: RwLock::default(),
+            members,
+            hold,
+            snapshots: tokio::sync::Mutex::new(snapshots),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            refusals: Refusals::default(),
+        }
+    }
+
+    /// Serves one connection until it ends.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        stream: Box<dyn PeerStream>,
+        identity: PeerIdentity,
+    ) {
+        let Ok(_permit) = self.connections.clone().try_acquire_owned() else {
+            self.refuse(&identity, &"too many peer connections");
+            return;
+        };
+        if let Err(error) = self.serve_admitted(stream, &identity).await {
+            self.refuse(&identity, &error);
+        }
+    }
+
+    fn refuse(&self, identity: &PeerIdentity, reason: &dyn std::fmt::Display) {
+        self.hub.queues.counters.peers_refused.fetch_add(1, Ordering::Relaxed);
+        self.refusals.note(&identity.address, reason);
+    }
+
+    async fn serve_admitted(
+        self: &Arc<Self>,
+        mut stream: Box<dyn PeerStream>,
+        identity: &PeerIdentity,
+    ) -> io::Result<()> {
+        let hello = timeout(HELLO_TIMEOUT, self.greet(&mut stream))
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no greeting in time"))??;
+        tracing::debug!(from = hello.from, lane = ?hello.lane, address = identity.address, "peer connected");
+        let (reader, writer) = tokio::io::split(stream);
+        let reader = FrameReader::new(reader);
+        match hello.lane {
+            Lane::Append => self.serve_append(reader, writer).await,
+            Lane::Control | Lane::Forward => self.serve_requests(reader, writer).await,
+            Lane::Snapshot => self.serve_snapshots(reader, writer).await,
+        }
+    }
+
+    /// Reads the greeting and answers it; `Err` unless the peer may stay.
+    async fn greet(&self, stream: &mut Box<dyn PeerStream>) -> io::Result<Hello> {
+        let mut bytes = [0; HELLO_BYTES];
+        stream.read_exact(&mut bytes).await?;
+        let hello = Hello::decode(&bytes)?;
+        let status = if hello.version != WIRE_VERSION {
+            Status::WrongVersion
+        } else if hello.cluster_id != self.cluster_id {
+            Status::WrongCluster
+        } else if hello.to != self.node_id {
+            Status::WrongMember
+        } else if self.hub.is_removed(hello.from) {
+            Status::Removed
+        } else {
+            Status::Accepted
+        };
+        stream.write_all(&wire::encode_welcome(status, self.node_id)).await?;
+        stream.flush().await?;
+        if status == Status::Accepted {
+            return Ok(hello);
+        }
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("member {:x} of cluster {:x}: {status:?}", hello.from, hello.cluster_id),
+        ))
+    }
+
+    /// Log entries: one request at a time, answered by the loop itself.
+    async fn serve_append(&self, mut reader: Reader, mut writer: Writer) -> io::Result<()> {
+        while let Some(frame) = next_frame(&mut reader).await? {
+            if frame.kind != kind::APPEND {
+                return Err(unexpected(frame.kind));
+            }
+            let request = wire::decode_append(frame.body)?;
+            let Ok(reply) = self.raft.append_entries(request).await else { return Ok(()) };
+            let bytes = reply_frame(frame.id, &reply)?;
+            send(&mut writer, &bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Whole states, one after the other.
+    async fn serve_snapshots(&self, mut reader: Reader, mut writer: Writer) -> io::Result<()> {
+        while let Some(frame) = next_frame(&mut reader).await? {
+            if frame.kind != kind::SNAPSHOT_BEGIN {
+                return Err(unexpected(frame.kind));
+            }
+            let begin: Begin = decode(&frame.body)?;
+            let Ok(dir) = self.snapshots.try_lock() else {
+                let busy = Reply::Refused("another snapshot is coming in".into());
+                send(&mut writer, &reply_frame(frame.id, &busy)?).await?;
+                continue;
+            };
+            self.receive_snapshot(&dir, begin, frame.id, &mut reader, &mut writer).await?;
+        }
+        Ok(())
+    }
+
+    /// Receives and installs one snapshot. A fault of this member's disk is the sender's
+    /// business only as a refusal; a fault of the data closes the connection.
+    async fn receive_snapshot(
+        &self,
+        dir: &SnapshotDir,
+        begin: Begin,
+        first_id: u64,
+        reader: &mut Reader,
+        writer: &mut Writer,
+    ) -> io::Result<()> {
+        let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await;
+        let Ok(mine) = vote else { return Ok(()) };
+        if begin.vote < mine {
+            return send(writer, &reply_frame(first_id, &Reply::HigherVote(mine))?).await;
+        }
+        tracing::info!(log_id = ?begin.meta.last_log_id, "receives a snapshot");
+        let dir = dir.clone();
+        let incoming = tokio::task::spawn_blocking(move || dir.receive()).await;
+        let mut incoming = incoming.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        send(writer, &reply_frame(first_id, &Reply::Continue)?).await?;
+        loop {
+            let frame = timeout(FRAME_TIMEOUT, next_frame(reader))
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "a snapshot stopped"))??;
+            let Some(frame) = frame else { return Ok(()) };
+            match frame.kind {
+                kind::SNAPSHOT_CHUNK => {
+                    let written = tokio::task::spawn_blocking(move || {
+                        let result = incoming.chunk(&frame.body);
+                        (incoming, result)
+                    });
+                    let (returned, result) = written.await.map_err(io::Error::other)?;
+                    result.map_err(io::Error::other)?;
+                    incoming = returned;
+                    send(writer, &reply_frame(frame.id, &Reply::Continue)?).await?;
+                }
+                kind::SNAPSHOT_END => {
+                    let whole = tokio::task::spawn_blocking(move || incoming.complete()).await;
+                    let (received, header) =
+                        whole.map_err(io::Error::other)?.map_err(io::Error::other)?;
+                    if !snapshot::is_of(&header, &begin.meta) {
+                        return Err(io::Error::other("a snapshot of another log position"));
+                    }
+                    let data = SnapshotData::Received(received);
+                    let whole = openraft::Snapshot { meta: begin.meta, snapshot: data };
+                    let done = self.raft.install_full_snapshot(begin.vote, whole).await;
+                    let Ok(done) = done else { return Ok(()) };
+                    return send(writer, &reply_frame(frame.id, &Reply::Done(done.vote))?).await;
+                }
+                other => return Err(unexpected(other)),
+            }
+        }
+    }
+
+    /// Small requests: many at a time, answered in any order.
+    async fn serve_requests(
+        self: &Arc<Self>,
+        mut reader: Reader,
+        mut writer: Writer,
+    ) -> io::Result<()> {
+        let (replies, mut queue) = mpsc::channel::<BytesMut>(REQUESTS_PER_CONNECTION_MAX);
+        let writing = async move {
+            while let Some(bytes) = queue.recv().await {
+                send(&mut writer, &bytes).await?;
+            }
+            Ok(())
+        };
+        let (fault, mut faults) = mpsc::channel(1);
+        let reading = async {
+            let slots = Arc::new(Semaphore::new(REQUESTS_PER_CONNECTION_MAX));
+            while let Some(frame) = next_frame(&mut reader).await? {
+                let slot = slots.clone().acquire_owned().await.expect("never closed");
+                let (server, replies, fault) = (self.clone(), replies.clone(), fault.clone());
+                tokio::spawn(async move {
+                    match server.handle(frame).await {
+                        Ok(Some(bytes)) => {
+                            // A connection that is gone needs no answer.
+                            let _ = replies.send(bytes).await;
+                        }
+                        Ok(None) => {}
+                        Err(error) => {
+                            // One fault is enough to close the connection.
+                            let _ = fault.try_send(error);
+                        }
+                    }
+                    drop(slot);
+                });
+            }
+            Ok(())
+        };
+        tokio::select! {
+            result = writing => result,
+            result = reading => result,
+            Some(error) = faults.recv() => Err(error),
+        }
+    }
+
+    /// Answers one small request; `None` where consensus has stopped.
+    async fn handle(&self, frame: Frame) -> io::Result<Option<BytesMut>> {
+        let (id, body) = (frame.id, frame.body);
+        let reply = match frame.kind {
+            kind::APPEND => {
+                let request = wire::decode_append(body)?;
+                match self.raft.append_entries(request).await {
+                    Ok(reply) => reply_frame(id, &reply)?,
+                    Err(_) => return Ok(None),
+                }
+            }
+            kind::VOTE => match self.raft.vote(decode(&body)?).await {
+                Ok(reply) => reply_frame(id, &reply)?,
+                Err(_) => return Ok(None),
+            },
+            kind::PRE_VOTE => match self.raft.pre_vote(decode(&body)?).await {
+                Ok(reply) => reply_frame(id, &reply)?,
+                Err(_) => return Ok(None),
+            },
+            kind::TRANSFER => match self.raft.handle_transfer_leader(decode(&body)?).await {
+                Ok(reply) => reply_frame(id, &reply)?,
+                Err(_) => return Ok(None),
+            },
+            kind::FORWARD => reply_frame(id, &self.forwarded(body).await)?,
+            kind::READ_INDEX => reply_frame(id, &self.read_index().await)?,
+            kind::CALL => reply_frame(id, &self.called(body).await)?,
+            kind::MEMBER => reply_frame(id, &self.members.change_here(decode(&body)?).await)?,
+            other => return Err(unexpected(other)),
+        };
+        Ok(Some(reply))
+    }
+
+    /// Proposes another member's batch, if this member leads.
+    async fn forwarded(&self, body: Bytes) -> ForwardReply {
+        if *self.routes.borrow() != Route::Here || self.hold.load(Ordering::SeqCst) {
+            return ForwardReply::NotLeader;
+        }
+        // Decoded now: what cannot be applied must not enter the log.
+        let Ok(commands) = Batch::from_bytes(body.clone()).take_commands() else {
+            return ForwardReply::Invalid;
+        };
+        let batch = Batch::decoded(body, commands);
+        let (responder, answer) = ProgressResponder::complete_only();
+        if self.raft.client_write_ff(batch, Some(responder)).await.is_err() {
+            return ForwardReply::Stopped;
+        }
+        match answer.await {
+            Ok(Ok(_)) => ForwardReply::Applied,
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => ForwardReply::NotLeader,
+            Ok(Err(_)) => ForwardReply::LeaderLost,
+            Err(_) => ForwardReply::Stopped,
+        }
+    }
+
+    /// An index for another member's reads, confirmed together with those that wait here.
+    async fn read_index(&self) -> ReadIndexReply {
+        if *self.routes.borrow() != Route::Here {
+            return ReadIndexReply::NotLeader;
+        }
+        let (sender, receiver) = oneshot::channel();
+        if let Err(error) = self.hub.queues.read(Dest::Remote(sender)) {
+            return Err(error).into();
+        }
+        receiver.await.unwrap_or(Err(ReadError::Stopped)).into()
+    }
+
+    /// Answers a generic call, if this member leads.
+    pub(crate) async fn called(&self, body: Bytes) -> CallReply {
+        if *self.routes.borrow() != Route::Here {
+            return CallReply::NotLeader;
+        }
+        let Some(&kind) = body.first() else { return CallReply::UnknownKind };
+        if body.len() > CALL_BYTES_MAX {
+            return CallReply::TooLarge;
+        }
+        let Some(handler) = self.handlers.read().get(&kind).cloned() else {
+            return CallReply::UnknownKind;
+        };
+        let answer = handler(body.slice(1..)).await;
+        if answer.len() > CALL_BYTES_MAX {
+            return CallReply::TooLarge;
+        }
+        CallReply::Answer(answer)
+    }
+}
+
+/// The next frame, with deadlines for silence and for a frame that began.
+async fn next_frame(reader: &mut Reader) -> io::Result<Option<Frame>> {
+    let limit = if reader.is_inside_frame() { FRAME_TIMEOUT } else { IDLE_TIMEOUT };
+    match timeout(limit, reader.next()).await {
+        Ok(frame) => frame,
+        Err(_) if reader.is_inside_frame() => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "a frame stopped half way"))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// Writes a frame, with a deadline for peers that do not read.
+async fn send(writer: &mut Writer, bytes: &[u8]) -> io::Result<()> {
+    let write = async {
+        writer.write_all(bytes).await?;
+        writer.flush().await
+    };
+    timeout(FRAME_TIMEOUT, write).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+fn decode<T: DeserializeOwned>(body: &Bytes) -> io::Result<T> {
+    codec::decode(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn reply_frame<T: Serialize>(id: u64, reply: &T) -> io::Result<BytesMut> {
+    Ok(wire::encode_frame(kind::REPLY, id, &[&codec::encode(reply)])?)
+}
+
+fn unexpected(kind: u8) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("unexpected message kind {kind}"))
+}

@@ -1,0 +1,89 @@
+//! The command line: `serve`, `dev` and `ctl`.
+//!
+//! Called as `etcd` the program is `tripod serve`, called as `etcdctl` it is `tripod ctl`, so a
+//! link of that name stands in for either.
+//!
+//! Exit codes: 0 done, or stopped by a signal; 1 the work failed; 2 the command line,
+//! environment or configuration file cannot be used; 128 plus the signal's number when a second
+//! signal cut a stop short.
+
+pub mod bench;
+mod dev;
+mod flags;
+mod logging;
+mod serve;
+mod signals;
+mod start;
+mod version;
+
+use std::{ffi::OsString, path::Path, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+pub use version::ETCD_VERSION;
+
+/// The work failed.
+const EXIT_FAILURE: u8 = 1;
+/// The command line cannot be used.
+const EXIT_USAGE: u8 = 2;
+
+/// An etcd-compatible key-value store. Without a command: a three-member cluster for development
+#[derive(Debug, Parser)]
+#[command(name = "tripod", version = version::tripod_text(), args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    dev: dev::DevArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one member with etcd's flags (see 'tripod serve --help')
+    #[command(disable_help_flag = true)]
+    Serve {
+        /// etcd's flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run a three-member cluster in this process, for development
+    Dev(dev::DevArgs),
+}
+
+/// Runs the program with its arguments, the first being its name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut texts = Vec::new();
+    for arg in args {
+        match arg.into_string() {
+            Ok(text) => texts.push(text),
+            Err(arg) => {
+                eprintln!("argument {} is not UTF-8", arg.display());
+                return ExitCode::from(EXIT_USAGE);
+            }
+        }
+    }
+    let called_as = texts.first().and_then(|path| Path::new(path).file_name()?.to_str());
+    match (called_as, texts.get(1).map(String::as_str)) {
+        (Some("etcd"), _) => return serve::run("etcd", &texts[1..]),
+        // Before clap, which would read Go's single-dash flags as bundles of letters.
+        (_, Some("serve")) => return serve::run("tripod serve", &texts[2..]),
+        _ => {}
+    }
+    let cli = match Cli::try_parse_from(&texts) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    match cli.command {
+        None => dev::run(cli.dev),
+        Some(Command::Dev(args)) => dev::run(args),
+        Some(Command::Serve { args }) => serve::run("tripod serve", &args),
+    }
+}
+
+/// The runtime of the main thread: signals, start and stop. Members bring their own threads.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}

@@ -1,0 +1,380 @@
+//! Precedence, Go's flag forms, every error text, and all of etcd's flags.
+
+use std::{io::Write as _, time::Duration};
+
+use super::*;
+use crate::config::{ClusterState, LogOutput, MetricsLevel};
+
+fn strings(args: &[&str]) -> Vec<String> {
+    args.iter().map(|arg| (*arg).to_owned()).collect()
+}
+
+fn parse_with(args: &[&str], env: &[(&str, &str)]) -> Result<(Config, Vec<String>), String> {
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    match parse(&strings(args), env) {
+        Ok(Parsed::Run(config, notices)) => {
+            Ok((*config, notices.into_iter().map(|notice| notice.0).collect()))
+        }
+        Ok(other) => Err(format!("{other:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn config(args: &[&str]) -> Config {
+    parse_with(args, &[]).unwrap().0
+}
+
+#[test]
+fn no_flags_give_etcds_defaults() {
+    let config = config(&[]);
+    assert_eq!(config.data_dir.to_str(), Some("default.etcd"));
+    assert_eq!(config.initial_cluster.to_string(), "default=http://localhost:2380");
+    assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(600));
+    assert_eq!(config.quota_bytes(), Some(2 << 30));
+    assert_eq!((config.heartbeat_interval_ms, config.election_timeout_ms), (100, 1000));
+}
+
+#[test]
+fn only_the_name_changes_directory_and_initial_cluster() {
+    let config = config(&["--name=abc"]);
+    assert_eq!(config.data_dir.to_str(), Some("abc.etcd"));
+    assert_eq!(config.initial_cluster.to_string(), "abc=http://localhost:2380");
+}
+
+#[test]
+fn gos_flag_forms_are_all_read() {
+    for args in [
+        &["--election-timeout", "2000", "--pre-vote=false"][..],
+        &["-election-timeout=2000", "-pre-vote=0"],
+        &["-election-timeout", "2000", "--pre-vote=F", "--"],
+        &["--election-timeout=1000", "--pre-vote", "--election-timeout=0x7d0", "--pre-vote=f"],
+    ] {
+        let config = config(args);
+        assert_eq!((config.election_timeout_ms, config.pre_vote), (2000, false), "{args:?}");
+    }
+    // A boolean never takes the next argument.
+    assert!(parse_with(&["--pre-vote", "false"], &[]).is_err());
+    // The value may look like a flag, as in Go.
+    assert_eq!(config(&["--name", "--x"]).name, "--x");
+}
+
+#[test]
+fn the_command_line_beats_the_environment_and_says_so() {
+    let env = [("ETCD_NAME", "env"), ("ETCD_MAX_TXN_OPS", "7"), ("ETCD_BOGUS", "1"), ("PATH", "x")];
+    let (config, notices) = parse_with(&["--name=flag"], &env).unwrap();
+    assert_eq!((config.name.as_str(), config.max_txn_ops), ("flag", 7));
+    assert_eq!(
+        notices,
+        [
+            "environment variable ETCD_NAME is shadowed by the command line flag --name",
+            "unrecognized environment variable ETCD_BOGUS",
+        ]
+    );
+    // An empty variable is unset.
+    assert_eq!(parse_with(&[], &[("ETCD_NAME", "")]).unwrap().0.name, "default");
+}
+
+fn file(text: &str) -> (tempfile::NamedTempFile, String) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let flag = format!("--config-file={}", file.path().display());
+    (file, flag)
+}
+
+/// The keys of etcd's sample file that a plain member uses.
+const SAMPLE: &str = "
+name: 's1'
+data-dir: /var/lib/s1
+wal-dir:
+snapshot-count: 5000
+heartbeat-interval: 200
+election-timeout: 2000
+quota-backend-bytes: 0
+listen-peer-urls: http://127.0.0.1:3380
+listen-client-urls: http://127.0.0.1:3379
+max-snapshots: 5
+max-wals: 5
+cors:
+initial-advertise-peer-urls: http://localhost:3380
+advertise-client-urls: http://localhost:3379
+discovery:
+discovery-fallback: 'proxy'
+discovery-proxy:
+discovery-srv:
+initial-cluster:
+initial-cluster-token: 'token'
+initial-cluster-state: 'existing'
+strict-reconfig-check: false
+enable-v2: false
+enable-pprof: true
+proxy: 'off'
+proxy-failure-wait: 5000
+client-transport-security:
+  cert-file:
+  key-file:
+  client-cert-auth: false
+  trusted-ca-file:
+  auto-tls: false
+peer-transport-security:
+  cert-file:
+  client-cert-auth: false
+  allowed-cn:
+  allowed-hostname:
+self-signed-cert-validity: 1
+log-level: debug
+logger: zap
+log-outputs: [stderr, /tmp/a.log]
+force-new-cluster: false
+auto-compaction-mode: periodic
+auto-compaction-retention: 1
+grpc-keepalive-min-time: 1000000000
+watch-progress-notify-interval: 5s
+feature-gates: InitialCorruptCheck=true
+cipher-suites: []
+";
+
+#[test]
+fn a_file_replaces_flags_and_environment() {
+    let (_file, flag) = file(SAMPLE);
+    let (config, notices) =
+        parse_with(&["--name=flag", &flag], &[("ETCD_MAX_TXN_OPS", "7")]).unwrap();
+    assert_eq!(config.name, "s1");
+    assert_eq!(config.max_txn_ops, 128);
+    assert!(notices[0].contains("are ignored"), "{notices:?}");
+    assert_eq!(config.initial_cluster_state, ClusterState::Existing);
+    assert_eq!(config.initial_cluster.to_string(), "s1=http://localhost:3380");
+    assert_eq!(config.grpc_keepalive_min_time, Duration::from_secs(1));
+    assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(5));
+    assert_eq!(config.log_outputs.0[1], LogOutput::File("/tmp/a.log".into()));
+    assert!(config.initial_corrupt_check && !config.enable_v2 && !config.strict_reconfig_check);
+    assert!(config.auto_compaction().unwrap().is_some());
+    // The environment may name the file too.
+    let path = flag.trim_start_matches("--config-file=");
+    let (config, _) = parse_with(&[], &[("ETCD_CONFIG_FILE", path)]).unwrap();
+    assert_eq!(config.name, "s1");
+}
+
+#[test]
+fn wrong_files_are_refused_with_the_key() {
+    let cases = [
+        ("nmae: x", "unknown setting \"nmae\"", "(did you mean name?)"),
+        ("heartbeat-interval: soon", "heartbeat-interval:", "expected u64"),
+        ("cert-file: x", "unknown setting \"cert-file\"", ""),
+        ("peer-transport-security: {cert: x}", "peer-transport-security:", "unknown field `cert`"),
+        ("unsafe-no-fsync: true", "unsafe-no-fsync in", "is refused"),
+        ("election-timeout: 200", "--election-timeout[200ms]", ""),
+        ("- a\n- b", "is no configuration", ""),
+        ("name: a\nname: b", "is no configuration", ""),
+    ];
+    for (text, first, second) in cases {
+        let (_file, flag) = file(text);
+        let error = parse_with(&[&flag], &[]).unwrap_err();
+        assert!(error.contains(first) && error.contains(second), "{text}: {error}");
+    }
+    let error = parse_with(&["--config-file=/does/not/exist"], &[]).unwrap_err();
+    assert_eq!(error, "cannot read the configuration file /does/not/exist");
+}
+
+/// Where etcd has the error, its text.
+#[test]
+fn wrong_command_lines_are_refused_with_a_sentence() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["--bogus"], "flag provided but not defined: -bogus"),
+        (&["--datadir=x"], "flag provided but not defined: -datadir (did you mean data-dir?)"),
+        (&["---name=x"], "bad flag syntax: ---name=x"),
+        (&["--name"], "flag needs an argument: -name"),
+        (&["extra"], "'extra' is not a valid flag"),
+        (
+            &["--heartbeat-interval=abc"],
+            "invalid value \"abc\" for flag -heartbeat-interval: parse error",
+        ),
+        (&["--pre-vote=maybe"], "invalid boolean value \"maybe\" for -pre-vote: parse error"),
+        (
+            &["--grpc-keepalive-timeout=5"],
+            "invalid value \"5\" for flag -grpc-keepalive-timeout: parse error",
+        ),
+        (
+            &["--listen-client-urls=foo"],
+            "invalid value \"foo\" for flag -listen-client-urls: \
+             URL scheme must be http, https, unix, or unixs: foo",
+        ),
+        (
+            &["--listen-client-urls=http://127.0.0.1:1"],
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+        ),
+        (
+            &["--listen-peer-urls=http://example.com:1"],
+            "expected IP in URL for binding (http://example.com:1)",
+        ),
+        (
+            &["--initial-advertise-peer-urls=http://:1"],
+            "--initial-advertise-peer-urls \"http://:1\" must be \"host:port\" \
+             (unexpected empty host (http://:1))",
+        ),
+        (
+            &["--heartbeat-interval=300"],
+            "--election-timeout[1000ms] should be at least as 5 times as \
+             --heartbeat-interval[300ms]",
+        ),
+        (
+            &["--election-timeout=60000"],
+            "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
+        ),
+        (&["--election-timeout=0"], "--election-timeout must be >0 (set to 0ms)"),
+        (&["--heartbeat-interval=0"], "--heartbeat-interval must be >0 (set to 0ms)"),
+        (
+            &["--initial-cluster-state=foo"],
+            "invalid value \"foo\" for flag -initial-cluster-state: \
+             unknown variant `foo`, expected `new` or `existing`",
+        ),
+        (
+            &["--auto-compaction-mode=foo"],
+            "invalid value \"foo\" for flag -auto-compaction-mode: \
+             unknown auto-compaction-mode \"foo\"",
+        ),
+        (
+            &["--auto-compaction-retention=xx"],
+            "error parsing CompactionRetention: time: invalid duration \"xx\"",
+        ),
+        (
+            &["--discovery=http://x", "--initial-cluster=default=http://localhost:2380"],
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+             \"discovery-endpoints\" or \"discovery-srv\"",
+        ),
+        (
+            &["--initial-cluster=a=http://h:1,b=http://h:1"],
+            "initial cluster a=http://h:1,b=http://h:1 has duplicate url",
+        ),
+        (&["--auth-token=foo"], "auth: invalid auth options"),
+        (&["--bcrypt-cost=3"], "--bcrypt-cost must be between 4 and 31 (set to 3)"),
+        (
+            &["--feature-gates=Foo=true"],
+            "invalid value \"Foo=true\" for flag -feature-gates: unrecognized feature gate: Foo",
+        ),
+        (
+            &["--max-learners=2", "--experimental-max-learners=3"],
+            "--max-learners and --experimental-max-learners are the same setting with \
+             different values; give one of them",
+        ),
+        (
+            &["--logger=capnslog"],
+            "--logger is refused: only zap's line format is written; choose with --log-format",
+        ),
+    ];
+    for (args, want) in cases {
+        assert_eq!(parse_with(args, &[]).unwrap_err(), *want, "{args:?}");
+    }
+    let error = parse_with(&[], &[("ETCD_HEARTBEAT_INTERVAL", "abc")]).unwrap_err();
+    assert_eq!(error, "invalid value \"abc\" for ETCD_HEARTBEAT_INTERVAL: parse error");
+}
+
+#[test]
+fn refused_settings_say_why_and_what_instead() {
+    let cases: &[(&str, &str)] = &[
+        ("--unsafe-no-fsync", "tmpfs"),
+        ("--discovery-srv=example.com", "--initial-cluster"),
+        ("--proxy=on", "members' own URLs"),
+        ("--experimental-enable-v2v3=/v2", "--enable-v2"),
+        ("--cert-file=a.pem", "TLS is not in this version yet"),
+        ("--peer-auto-tls", "TLS is not in this version yet"),
+        ("--cipher-suites=TLS_A", "TLS is not in this version yet"),
+        ("--listen-peer-urls=https://127.0.0.1:1", "TLS is not in this version yet"),
+        ("--listen-metrics-urls=unix:///run/x", "unix sockets are not served"),
+    ];
+    for (arg, want) in cases {
+        let error = parse_with(&[arg], &[]).unwrap_err();
+        assert!(error.contains(want), "{arg}: {error}");
+    }
+    for harmless in ["--unsafe-no-fsync=false", "--proxy=off", "--auto-tls=false", "--logger=zap"] {
+        let (_, notices) = parse_with(&[harmless], &[]).unwrap();
+        assert!(notices.is_empty(), "{harmless}: {notices:?}");
+    }
+}
+
+#[test]
+fn settings_without_meaning_are_noted_once_with_the_reason() {
+    let (_, notices) = parse_with(&["--backend-batch-limit=5", "--max-wals=3"], &[]).unwrap();
+    assert_eq!(notices.len(), 2);
+    assert!(notices[0].starts_with("--backend-batch-limit has no effect: "), "{notices:?}");
+}
+
+#[test]
+fn typed_settings_reach_their_fields() {
+    let config = config(&[
+        "--metrics=extensive",
+        "--log-outputs=stdout,/tmp/x",
+        "--host-whitelist=a,b",
+        "--socket-reuse-port",
+        "--quota-backend-bytes=-1",
+        "--experimental-watch-progress-notify-interval=100ms",
+        "--feature-gates=CompactHashCheck=true,LeaseCheckpoint=true",
+        "--listen-client-urls=http://127.0.0.1:1,http://127.0.0.1:1",
+        "--advertise-client-urls=http://a:1",
+    ]);
+    assert_eq!(config.metrics, MetricsLevel::Extensive);
+    assert_eq!(config.log_outputs.0[0], LogOutput::Stdout);
+    assert_eq!(config.host_whitelist, ["a", "b"]);
+    assert!(
+        config.socket_options.reuse_port && config.compact_hash_check && config.lease_checkpoint
+    );
+    assert_eq!(config.quota_bytes(), None);
+    assert_eq!(config.watch_progress_notify_interval, Duration::from_millis(100));
+    assert_eq!(config.listen_client_urls.len(), 1);
+}
+
+/// What etcd's end-to-end framework passes to every member.
+#[test]
+fn the_flags_of_etcds_test_framework_start_a_member() {
+    let config = config(&[
+        "--name=test-0",
+        "--listen-client-urls=http://localhost:20000",
+        "--advertise-client-urls=http://localhost:20000",
+        "--listen-peer-urls=http://localhost:20001",
+        "--initial-advertise-peer-urls=http://localhost:20001",
+        "--initial-cluster-token=new",
+        "--data-dir=/tmp/x",
+        "--snapshot-count=10000",
+        "--initial-cluster=test-0=http://localhost:20001",
+        "--initial-cluster-state=new",
+    ]);
+    config.validate_bootstrap().unwrap();
+}
+
+#[test]
+fn no_name_stands_in_the_table_twice_and_defaults_in_help_are_true() {
+    let mut seen = std::collections::BTreeSet::new();
+    let default = serde_json::to_value(Config::default()).unwrap();
+    for flag in all_flags() {
+        for name in flag.names {
+            assert!(seen.insert(*name), "{name} stands twice");
+        }
+        let Treatment::Set(key) = flag.treatment else { continue };
+        if key == "feature-gates" || flag.default.contains('$') || flag.default.is_empty() {
+            continue;
+        }
+        let parsed = value::parse(flag.kind, flag.default).unwrap();
+        let mut layer = Layer::new();
+        insert(&mut layer, key, parsed);
+        let mut config: Config = serde_json::from_value(Value::Object(layer)).unwrap();
+        config.complete();
+        let mut want: Config = serde_json::from_value(default.clone()).unwrap();
+        want.complete();
+        assert_eq!(config, want, "default of {key}");
+    }
+}
+
+/// Every flag `etcd --help` of 3.5.1 lists, and those 3.5.x and 3.6 added, is in the table.
+#[test]
+fn all_of_etcds_flags_are_known() {
+    for name in include_str!("etcd_flags.txt").lines().filter(|line| !line.starts_with('#')) {
+        assert!(find(name).is_some(), "{name}");
+    }
+    let help = usage("etcd");
+    assert!(help.contains("--initial-advertise-peer-urls 'http://localhost:2380'"), "{help}");
+}
+
+#[test]
+fn help_and_version_win_over_everything_else() {
+    assert!(matches!(parse(&strings(&["-h"]), []), Ok(Parsed::Help)));
+    assert!(matches!(parse(&strings(&["--name=x", "--version"]), []), Ok(Parsed::Version)));
+}

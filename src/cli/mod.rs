@@ -1,3 +1,0 @@
-//! Command line: clap types and the entry of each command.
-
-pub mod bench;

@@ -1,0 +1,299 @@
+//! The front end: threads that accept client connections and serve them.
+//!
+//! Each worker is a thread with a runtime of its own; a connection lives and dies on one of
+//! them, with services built there. Connections come to the workers in one of two ways
+//! ([`Distribution`]): each worker accepts on a socket of its own that shares the port, or one
+//! acceptor hands them out, the first few to a thread of the caller's choice.
+//!
+//! Invariants:
+//! - at most `connections_max` connections are served, half-open ones included; one more per
+//!   listener is accepted and waits, the rest wait in the kernel's backlog;
+//! - a port another process listens on is refused, though our own sockets share it;
+//! - after a shutdown began no connection is accepted, and every one ends within the drain
+//!   timeout.
+
+mod listener;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    num::NonZeroUsize,
+    rc::Rc,
+    sync::{Arc, atomic::AtomicUsize},
+    thread,
+};
+
+use futures::future::LocalBoxFuture;
+use tokio::sync::{Semaphore, mpsc, watch};
+use worker::{Acceptor, Source, Target, Worker};
+
+use crate::api::{
+    connection::Http1Limits,
+    h2::Limits,
+    service::{HttpHandler, Services},
+};
+
+/// Most worker threads of a front end.
+pub const WORKERS_MAX: usize = 64;
+/// Connections open at once by default.
+pub const CONNECTIONS_MAX_DEFAULT: usize = 65_536;
+/// Connections served by the home thread by default: few, so that it stays free for its work.
+pub const HOME_CONNECTIONS_MAX_DEFAULT: usize = 4;
+/// Connections on the way from the acceptor to one thread.
+const HANDOVER_MAX: usize = 256;
+
+/// What answers the requests of one thread.
+pub struct Handlers {
+    /// The gRPC services.
+    pub services: Rc<dyn Services>,
+    /// Everything else on the client port.
+    pub http: Rc<dyn HttpHandler>,
+}
+
+/// Builds the handlers of a thread, on that thread.
+pub type HandlersFactory = Arc<dyn Fn() -> Handlers + Send + Sync>;
+
+/// Something to run on a thread that was already there.
+pub type LocalTask = Box<dyn FnOnce() -> LocalBoxFuture<'static, ()> + Send>;
+
+/// Runs tasks on another thread, inside a `LocalSet` with I/O and time enabled.
+pub type HomeExecutor = Arc<dyn Fn(LocalTask) + Send + Sync>;
+
+/// How connections come to threads.
+#[derive(Clone, Default)]
+pub enum Distribution {
+    /// Every worker accepts for itself; the kernel chooses.
+    #[default]
+    Shared,
+    /// One acceptor chooses the thread with the fewest connections.
+    Acceptor {
+        /// A thread that serves the first connections itself, typically the one with the data:
+        /// a lone client then pays for no change of thread.
+        home: Option<HomeExecutor>,
+        /// How many connections that thread serves at once.
+        home_connections_max: usize,
+    },
+}
+
+/// Configuration of a front end.
+#[derive(Clone, Default)]
+pub struct Frontend {
+    /// Addresses of the client port. Port 0 lets the system choose.
+    pub listen: Vec<SocketAddr>,
+    /// Worker threads; `None` is one per core. At most [`WORKERS_MAX`].
+    pub workers: Option<NonZeroUsize>,
+    /// Connections open at once; `None` is [`CONNECTIONS_MAX_DEFAULT`].
+    pub connections_max: Option<usize>,
+    /// How connections come to threads.
+    pub distribution: Distribution,
+    /// Limits of HTTP/2 connections.
+    pub limits: Limits,
+    /// Limits of HTTP/1.1 connections.
+    pub http1: Http1Limits,
+}
+
+/// Why a front end does not start or did not end well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No address to listen on.
+    #[error("no client address to listen on: set --listen-client-urls")]
+    NoAddress,
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}; {hint}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What to do about it.
+        hint: &'static str,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The system refuses a thread or its runtime.
+    #[error("cannot start front-end thread {name}; check the limit of processes and open files")]
+    Start {
+        /// The thread.
+        name: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread panicked.
+    #[error("front-end thread {name} panicked")]
+    Panicked {
+        /// The thread.
+        name: String,
+    },
+}
+
+impl Frontend {
+    /// Binds all addresses, so that a failure shows before anything is served.
+    ///
+    /// # Errors
+    /// [`Error::NoAddress`], [`Error::Listen`].
+    pub fn bind(self) -> Result<BoundFrontend, Error> {
+        if self.listen.is_empty() {
+            return Err(Error::NoAddress);
+        }
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let workers = self.workers.map_or(cores, NonZeroUsize::get).clamp(1, WORKERS_MAX);
+        let sockets = match self.distribution {
+            Distribution::Shared => workers,
+            Distribution::Acceptor { .. } => 1,
+        };
+        let mut addresses = Vec::new();
+        // One list of listeners per accepting thread.
+        let mut listeners: Vec<Vec<TcpListener>> = (0..sockets).map(|_| Vec::new()).collect();
+        for address in &self.listen {
+            let bound = listener::bind(*address, sockets)?;
+            addresses.push(bound.address);
+            for (list, listener) in listeners.iter_mut().zip(bound.listeners) {
+                list.push(listener);
+            }
+        }
+        Ok(BoundFrontend { config: self, workers, addresses, listeners })
+    }
+}
+
+/// A front end that listens and does not serve yet.
+pub struct BoundFrontend {
+    config: Frontend,
+    workers: usize,
+    addresses: Vec<SocketAddr>,
+    listeners: Vec<Vec<TcpListener>>,
+}
+
+impl BoundFrontend {
+    /// The addresses listened on, in the configuration's order, with the ports chosen.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Starts the threads. `factory` runs once on each, the home thread included.
+    ///
+    /// # Errors
+    /// [`Error::Start`]; threads already started are stopped.
+    pub fn run(self, factory: HandlersFactory) -> Result<FrontendHandle, Error> {
+        let (shutdown, watcher) = watch::channel(false);
+        let connections_max = self.config.connections_max.unwrap_or(CONNECTIONS_MAX_DEFAULT);
+        let permits = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+        let mut handle =
+            FrontendHandle { shutdown, threads: Vec::new(), addresses: self.addresses };
+        let worker = |source, live| Worker {
+            source,
+            live,
+            limits: self.config.limits.clone(),
+            http1: self.config.http1.clone(),
+            permits: Arc::clone(&permits),
+            factory: Arc::clone(&factory),
+            shutdown: watcher.clone(),
+        };
+        let mut listeners = self.listeners.into_iter();
+        let Distribution::Acceptor { home, home_connections_max } = self.config.distribution else {
+            for (number, listeners) in listeners.enumerate() {
+                let worker = worker(Source::Listeners(listeners), Arc::default());
+                handle.spawn(number, move || Box::pin(worker.run()))?;
+            }
+            return Ok(handle);
+        };
+        let mut targets = Vec::new();
+        let mut sources = Vec::new();
+        for _ in 0..self.workers + usize::from(home.is_some()) {
+            let (sender, receiver) = mpsc::channel(HANDOVER_MAX);
+            let live = Arc::new(AtomicUsize::new(0));
+            targets.push(Target { sender, live: Arc::clone(&live) });
+            sources.push(worker(Source::Handed(receiver), live));
+        }
+        let mut acceptor = Some(Acceptor {
+            listeners: listeners.next().unwrap_or_default(),
+            home: home.as_ref().and_then(|_| targets.pop()),
+            home_connections_max,
+            targets,
+            permits: Arc::clone(&permits),
+            shutdown: watcher.clone(),
+        });
+        if let Some(home) = home
+            && let Some(worker) = sources.pop()
+        {
+            home(Box::new(move || Box::pin(worker.run())));
+        }
+        for (number, worker) in sources.into_iter().enumerate() {
+            // The first worker accepts as well: it is rare and costs no thread.
+            let acceptor = acceptor.take();
+            handle.spawn(number, move || {
+                Box::pin(async move {
+                    if let Some(acceptor) = acceptor {
+                        tokio::task::spawn_local(acceptor.run());
+                    }
+                    worker.run().await;
+                })
+            })?;
+        }
+        Ok(handle)
+    }
+}
+
+/// A running front end. Dropping it begins the shutdown without waiting for it.
+pub struct FrontendHandle {
+    shutdown: watch::Sender<bool>,
+    threads: Vec<(String, thread::JoinHandle<()>)>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl FrontendHandle {
+    /// The addresses listened on, with the ports chosen.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops accepting and tells every connection to end. Returns at once.
+    pub fn begin_shutdown(&self) {
+        self.shutdown.send_replace(true);
+    }
+
+    /// Shuts down and waits for the workers, at most about the drain timeout. Blocks: do not
+    /// call it on the home thread, whose own connections end by themselves.
+    ///
+    /// # Errors
+    /// [`Error::Panicked`] for the first worker that did.
+    pub fn join(mut self) -> Result<(), Error> {
+        self.begin_shutdown();
+        let mut outcome = Ok(());
+        for (name, thread) in self.threads.drain(..) {
+            if thread.join().is_err() && outcome.is_ok() {
+                outcome = Err(Error::Panicked { name });
+            }
+        }
+        outcome
+    }
+
+    /// Starts one worker thread that runs `work` to its end.
+    fn spawn(
+        &mut self,
+        number: usize,
+        work: impl FnOnce() -> LocalBoxFuture<'static, ()> + Send + 'static,
+    ) -> Result<(), Error> {
+        let name = format!("tripod-front-{number}");
+        let start = |source| Error::Start { name: name.clone(), source };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
+        let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, async { work().await });
+        });
+        self.threads.push((name.clone(), thread.map_err(start)?));
+        Ok(())
+    }
+}
+
+impl Drop for FrontendHandle {
+    fn drop(&mut self) {
+        self.begin_shutdown();
+    }
+}

@@ -1,0 +1,273 @@
+//! What runs on the threads: accepting, handing over, serving.
+
+use std::{
+    cell::Cell,
+    io,
+    net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::{sleep, timeout},
+};
+
+use super::HandlersFactory;
+use crate::api::{
+    connection::{self, ConnectionInfo, Drain, Environment, Http1Limits},
+    h2::Limits,
+};
+
+/// Pause after a failed accept: the system is short of descriptors or memory.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Silence after which the kernel asks whether the peer's machine is still there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// Time beyond the drain timeout before remaining connections are cut.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// Where a worker's connections come from.
+pub(super) enum Source {
+    Listeners(Vec<StdListener>),
+    Handed(mpsc::Receiver<Handed>),
+}
+
+/// A connection on its way to a thread. Counts as open from the start.
+pub(super) struct Handed {
+    socket: StdStream,
+    remote: SocketAddr,
+    counted: Counted,
+}
+
+/// A connection's share of the limits; gives it back when dropped.
+struct Counted {
+    _permit: OwnedSemaphorePermit,
+    live: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    fn new(permit: OwnedSemaphorePermit, live: &Arc<AtomicUsize>) -> Self {
+        live.fetch_add(1, Ordering::Relaxed);
+        Self { _permit: permit, live: Arc::clone(live) }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A thread the acceptor may choose.
+pub(super) struct Target {
+    pub sender: mpsc::Sender<Handed>,
+    pub live: Arc<AtomicUsize>,
+}
+
+/// Hands connections to threads.
+pub(super) struct Acceptor {
+    pub listeners: Vec<StdListener>,
+    pub home: Option<Target>,
+    pub home_connections_max: usize,
+    pub targets: Vec<Target>,
+    pub permits: Arc<Semaphore>,
+    pub shutdown: watch::Receiver<bool>,
+}
+
+impl Acceptor {
+    /// Accepts until the shutdown.
+    pub(super) async fn run(self) {
+        let shared = Rc::new(self);
+        for listener in &shared.listeners {
+            let Ok(listener) = listener.try_clone().and_then(TcpListener::from_std) else {
+                tracing::error!("cannot watch a listening socket; it accepts nothing");
+                continue;
+            };
+            let acceptor = Rc::clone(&shared);
+            tokio::task::spawn_local(async move {
+                let mut shutdown = acceptor.shutdown.clone();
+                tokio::select! {
+                    _ = shutdown.wait_for(|down| *down) => {}
+                    () = acceptor.accept(&listener) => {}
+                }
+            });
+        }
+    }
+
+    async fn accept(&self, listener: &TcpListener) {
+        while let Some((socket, remote, permit)) = accept(listener, &self.permits).await {
+            let target = self.choose();
+            let Ok(socket) = socket.into_std() else { continue };
+            let counted = Counted::new(permit, &target.live);
+            // Refused only by a thread that is gone; the connection closes then.
+            let _ = target.sender.send(Handed { socket, remote, counted }).await;
+        }
+    }
+
+    /// The home thread while it has room, then the thread with the fewest connections.
+    fn choose(&self) -> &Target {
+        let live = |target: &&Target| target.live.load(Ordering::Relaxed);
+        let home = self.home.as_ref().filter(|home| live(home) < self.home_connections_max);
+        home.or_else(|| self.targets.iter().min_by_key(live))
+            .expect("a front end has at least one worker")
+    }
+}
+
+/// Accepts one connection and waits until the limit allows it; `None` when the limit is gone.
+///
+/// The wait comes second, so that a listener without clients holds no place; one accepted
+/// connection per listener may wait.
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    loop {
+        match listener.accept().await {
+            Ok((socket, remote)) => {
+                let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+                return Some((socket, remote, permit));
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a client connection; trying again");
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Whether an accept failed because of the client, who left in the meantime.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// One serving thread.
+pub(super) struct Worker {
+    pub source: Source,
+    pub live: Arc<AtomicUsize>,
+    pub limits: Limits,
+    pub http1: Http1Limits,
+    pub permits: Arc<Semaphore>,
+    pub factory: HandlersFactory,
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// The connections of one thread.
+struct Tasks {
+    environment: Rc<Environment>,
+    open: Cell<usize>,
+    /// Told when the last one ends.
+    empty: Notify,
+}
+
+impl Worker {
+    /// Serves until the shutdown, then waits for the connections to end.
+    pub(super) async fn run(mut self) {
+        let handlers = (self.factory)();
+        let drain_timeout = self.limits.drain_timeout;
+        let tasks = Rc::new(Tasks {
+            environment: Rc::new(Environment {
+                services: handlers.services,
+                http: handlers.http,
+                limits: Rc::new(self.limits),
+                http1: self.http1,
+                drain: Rc::new(Drain::default()),
+            }),
+            open: Cell::new(0),
+            empty: Notify::new(),
+        });
+        let down = async {
+            // An error says that the handle is gone, which is a shutdown too.
+            let _ = self.shutdown.wait_for(|down| *down).await;
+        };
+        match self.source {
+            Source::Handed(receiver) => tokio::select! {
+                () = down => {}
+                () = take_handed(receiver, &tasks) => {}
+            },
+            Source::Listeners(listeners) => {
+                let accepting = listeners
+                    .into_iter()
+                    .map(|listener| accept_own(listener, &self.permits, &self.live, &tasks));
+                tokio::select! {
+                    () = down => {}
+                    _ = futures::future::join_all(accepting) => {}
+                }
+            }
+        }
+        tasks.environment.drain.begin();
+        let ended = async {
+            while tasks.open.get() > 0 {
+                tasks.empty.notified().await;
+            }
+        };
+        if timeout(drain_timeout + DRAIN_GRACE, ended).await.is_err() {
+            tracing::warn!(open = tasks.open.get(), "cutting client connections that do not end");
+        }
+    }
+}
+
+async fn take_handed(mut receiver: mpsc::Receiver<Handed>, tasks: &Rc<Tasks>) {
+    while let Some(Handed { socket, remote, counted }) = receiver.recv().await {
+        match TcpStream::from_std(socket) {
+            Ok(socket) => tasks.serve(socket, remote, counted),
+            Err(error) => tracing::warn!(%error, "cannot take over a client connection"),
+        }
+    }
+}
+
+async fn accept_own(
+    listener: StdListener,
+    permits: &Arc<Semaphore>,
+    live: &Arc<AtomicUsize>,
+    tasks: &Rc<Tasks>,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "cannot watch a listening socket; it accepts nothing");
+            return std::future::pending().await;
+        }
+    };
+    while let Some((socket, remote, permit)) = accept(&listener, permits).await {
+        tasks.serve(socket, remote, Counted::new(permit, live));
+    }
+}
+
+/// Counts a task while it lives, whether it returns or panics.
+struct Open(Rc<Tasks>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let open = self.0.open.get() - 1;
+        self.0.open.set(open);
+        if open == 0 {
+            self.0.empty.notify_one();
+        }
+    }
+}
+
+impl Tasks {
+    /// Serves one connection in a task of its own.
+    fn serve(self: &Rc<Self>, socket: TcpStream, remote: SocketAddr, counted: Counted) {
+        // Neither is worth losing the connection for.
+        let _ = socket.set_nodelay(true);
+        let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE);
+        let _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
+        self.open.set(self.open.get() + 1);
+        let open = Open(Rc::clone(self));
+        let environment = Rc::clone(&self.environment);
+        tokio::task::spawn_local(async move {
+            let info = ConnectionInfo { remote: Some(remote), certificate_cn: None };
+            connection::serve(socket, info, environment).await;
+            drop((open, counted));
+        });
+    }
+}

@@ -1,0 +1,229 @@
+//! Peer connections over TCP: the transport of the raft crate, and the acceptor for it.
+//!
+//! Both run on the member's consensus thread. What happens between TCP and the first frame is
+//! behind [`PeerSecurity`]: nothing ([`Plaintext`]), or mutual TLS.
+
+use std::{fmt::Debug, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::net::{TcpListener, TcpStream};
+use tripod_raft::{Error, Lane, Node, PeerIdentity, PeerStream, PeerTransport};
+
+/// Port of a peer URL that names none, as etcd.
+const DEFAULT_PORT: u16 = 2380;
+
+/// A peer that sends nothing for this long is asked by TCP itself whether it is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// Time between two such questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Questions without an answer after which the connection is dead.
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Pause after a failed accept (out of file descriptors, most likely).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is put on top of a TCP connection between peers.
+pub trait PeerSecurity: Debug + Send + Sync + 'static {
+    /// The scheme of peer URLs that this speaks: `http` or `https`.
+    fn scheme(&self) -> &'static str;
+
+    /// Secures a connection this member opened to `host`.
+    fn connect(
+        &self,
+        stream: TcpStream,
+        host: &str,
+    ) -> BoxFuture<'static, io::Result<Box<dyn PeerStream>>>;
+
+    /// Secures a connection a peer opened; also gives the names the peer proved to own. Must
+    /// have a deadline of its own.
+    fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> BoxFuture<'static, io::Result<(Box<dyn PeerStream>, Vec<String>)>>;
+}
+
+/// No security: anybody who reaches the port is believed. For closed networks and tests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plaintext;
+
+impl PeerSecurity for Plaintext {
+    fn scheme(&self) -> &'static str {
+        "http"
+    }
+
+    fn connect(
+        &self,
+        stream: TcpStream,
+        _host: &str,
+    ) -> BoxFuture<'static, io::Result<Box<dyn PeerStream>>> {
+        Box::pin(async move { Ok(Box::new(stream) as Box<dyn PeerStream>) })
+    }
+
+    fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> BoxFuture<'static, io::Result<(Box<dyn PeerStream>, Vec<String>)>> {
+        Box::pin(async move { Ok((Box::new(stream) as Box<dyn PeerStream>, Vec::new())) })
+    }
+}
+
+/// Connects to peers by their URLs.
+#[derive(Debug)]
+pub struct TcpTransport {
+    security: Arc<dyn PeerSecurity>,
+}
+
+impl TcpTransport {
+    /// A transport with `security` on top of TCP.
+    pub fn new(security: Arc<dyn PeerSecurity>) -> Self {
+        Self { security }
+    }
+
+    async fn connect_one(&self, url: &str) -> io::Result<Box<dyn PeerStream>> {
+        let (host, port) = host_and_port(url, self.security.scheme())?;
+        let stream = TcpStream::connect((host, port)).await?;
+        tune(&stream)?;
+        self.security.connect(stream, host).await
+    }
+}
+
+impl PeerTransport for TcpTransport {
+    fn connect<'a>(
+        &'a self,
+        urls: &'a [String],
+        _lane: Lane,
+    ) -> BoxFuture<'a, io::Result<Box<dyn PeerStream>>> {
+        Box::pin(async move {
+            let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no peer URL");
+            for url in urls {
+                match self.connect_one(url).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        })
+    }
+}
+
+/// Host and port of a peer URL such as `http://10.0.0.1:2380` or `http://[::1]:2380`.
+///
+/// # Errors
+/// `InvalidInput` if it has another scheme or is no URL.
+fn host_and_port<'a>(url: &'a str, scheme: &str) -> io::Result<(&'a str, u16)> {
+    let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("{url}: {what}"));
+    let rest = url
+        .strip_prefix(scheme)
+        .and_then(|rest| rest.strip_prefix("://"))
+        .ok_or_else(|| bad("unexpected scheme"))?;
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(v6) => {
+            let (host, after) = v6.split_once(']').ok_or_else(|| bad("unclosed bracket"))?;
+            (host, after.strip_prefix(':'))
+        }
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    if host.is_empty() {
+        return Err(bad("no host"));
+    }
+    let port = match port {
+        None => DEFAULT_PORT,
+        Some(port) => port.parse().map_err(|_| bad("bad port"))?,
+    };
+    Ok((host, port))
+}
+
+/// No delay for small frames; dead peers are noticed.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Serves peers that connect to `listener` for as long as the member runs. The number of
+/// connections and the time until each has greeted are bounded by the raft crate.
+///
+/// # Errors
+/// [`Error`] if the member has stopped or the listener cannot be used.
+pub fn serve(
+    node: &Node,
+    listener: std::net::TcpListener,
+    security: Arc<dyn PeerSecurity>,
+) -> Result<(), Error> {
+    let prepare = |source| Error::Io { action: "use the peer listener".into(), source };
+    listener.set_nonblocking(true).map_err(prepare)?;
+    let of_task = node.clone();
+    node.spawn_on_consensus(move || {
+        Box::pin(async move {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => accept(of_task, listener, security).await,
+                Err(error) => tracing::error!(%error, "cannot serve peers"),
+            }
+        })
+    })
+}
+
+async fn accept(node: Node, listener: TcpListener, security: Arc<dyn PeerSecurity>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                let connection = serve_one(node.clone(), stream, address, security.clone());
+                tokio::task::spawn_local(connection);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a peer connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_one(
+    node: Node,
+    stream: TcpStream,
+    address: SocketAddr,
+    security: Arc<dyn PeerSecurity>,
+) {
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%address, %error, "peer connection is gone already");
+        return;
+    }
+    match security.accept(stream).await {
+        Ok((stream, names)) => {
+            let identity = PeerIdentity { address: address.to_string(), names };
+            node.serve_peer(stream, identity).await;
+        }
+        Err(error) => tracing::debug!(%address, %error, "peer handshake failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peer_urls_give_host_and_port() {
+        let cases = [
+            ("http://10.0.0.1:2380", Some(("10.0.0.1", 2380))),
+            ("http://a.example:1/", Some(("a.example", 1))),
+            ("http://a.example", Some(("a.example", 2380))),
+            ("http://[::1]:9", Some(("::1", 9))),
+            ("http://[::1]", Some(("::1", 2380))),
+            ("https://10.0.0.1:2380", None),
+            ("http://:2380", None),
+            ("http://a:x", None),
+            ("http://[::1:9", None),
+            ("a:2380", None),
+        ];
+        for (url, want) in cases {
+            assert_eq!(host_and_port(url, "http").ok(), want, "{url}");
+        }
+    }
+}
