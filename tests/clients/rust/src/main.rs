@@ -1,0 +1,61 @@
+//! The etcd-client crate against a cluster: put, get, delete, txn, lease, watch, lock, members.
+//!
+//! Usage: etcd-client-smoke URL[,URL...]
+
+use std::{error::Error, time::Duration};
+
+use etcd_client::{
+    Client, Compare, CompareOp, EventType, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    tokio::time::timeout(Duration::from_secs(60), smoke()).await??;
+    println!("etcd-client ok");
+    Ok(())
+}
+
+async fn smoke() -> Result<(), Box<dyn Error>> {
+    let urls = std::env::args().nth(1).ok_or("usage: etcd-client-smoke URL[,URL...]")?;
+    let urls: Vec<&str> = urls.split(',').collect();
+    let mut client = Client::connect(&urls, None).await?;
+    client.put("rs/a", "1", None).await?;
+    let put = client.put("rs/a", "2", Some(PutOptions::new().with_prev_key())).await?;
+    assert_eq!(put.prev_key().map(|kv| kv.value()), Some(&b"1"[..]));
+    client.put("rs/b", "3", None).await?;
+    let sorted = GetOptions::new().with_prefix().with_sort(SortTarget::Mod, SortOrder::Descend);
+    let got = client.get("rs/", Some(sorted)).await?;
+    let values: Vec<&str> = got.kvs().iter().map(|kv| kv.value_str()).collect::<Result<_, _>>()?;
+    assert_eq!(values, ["3", "2"]);
+
+    let txn = Txn::new()
+        .when([Compare::value("rs/a", CompareOp::Equal, "2")])
+        .and_then([TxnOp::put("rs/a", "4", None), TxnOp::get("rs/a", None)])
+        .or_else([TxnOp::delete("rs/a", None)]);
+    assert!(client.txn(txn.clone()).await?.succeeded());
+    assert!(!client.txn(txn).await?.succeeded());
+
+    let lease = client.lease_grant(60, None).await?.id();
+    client.put("rs/leased", "x", Some(PutOptions::new().with_lease(lease))).await?;
+    let (mut keeper, mut answers) = client.lease_keep_alive(lease).await?;
+    keeper.keep_alive().await?;
+    assert_eq!(answers.message().await?.map(|answer| answer.ttl()), Some(60));
+    client.lease_revoke(lease).await?;
+    assert_eq!(client.get("rs/leased", None).await?.count(), 0);
+
+    let mut watch = client.watch("rs/w", None).await?;
+    client.put("rs/w", "one", None).await?;
+    client.delete("rs/w", None).await?;
+    let mut kinds = Vec::new();
+    while kinds.len() < 2 {
+        let message = watch.message().await?.ok_or("the watch ended")?;
+        kinds.extend(message.events().iter().map(|event| event.event_type()));
+    }
+    assert_eq!(kinds, [EventType::Put, EventType::Delete]);
+
+    let lock = client.lock("rs-lock", None).await?;
+    client.unlock(lock.key()).await?;
+    assert_eq!(client.member_list().await?.members().len(), 3);
+    assert!(!client.status().await?.version().is_empty());
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! Tests of clusters of processes: faults, recovery, real clients.
+//!
+//! These start many processes. The runner should not run more than one or two at a time
+//! (`.config/nextest.toml` says so for nextest; [`support::cluster::turn`] for cargo test).
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod chaos;
+mod clients;
+mod disk;
+mod failover;
+mod load;
+mod recovery;

@@ -1,0 +1,9 @@
+//! Tests against single servers, and checks of the sources themselves.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod checker;
+mod differential;
+mod tidy;
