@@ -13,8 +13,11 @@ async fn main() -> anyhow::Result<()> {
     let tripod = Tripod::builder().in_memory().start().await?;
     let client = tripod.client();
 
-    let mut watcher = client
-        .watch(WatchRequest { key: "greeting".into(), prev_kv: true, ..WatchRequest::default() });
+    let mut watcher = client.watch(WatchRequest {
+        key: "greeting".into(),
+        prev_kv: true,
+        ..WatchRequest::default()
+    });
 
     let revision = client.set("greeting", "hello").await?;
     println!("put at revision {revision}");

@@ -17,8 +17,8 @@ use tripod_raft::{Answer, Node, Port};
 use tripod_storage::{
     Rejected, Revision,
     command::{
-        AlarmAction, AlarmKind, Command, Compact, DeleteRange, DeleteRangeResponse, Put, PutResponse, Range,
-        RangeResponse, Response, Txn, TxnOpResponse, TxnResponse,
+        AlarmAction, AlarmKind, Command, Compact, DeleteRange, DeleteRangeResponse, Put,
+        PutResponse, Range, RangeResponse, Response, Txn, TxnOpResponse, TxnResponse,
     },
     engine::Engine,
     mvcc::validate,

@@ -39,7 +39,9 @@ impl Compactor {
     #[must_use]
     pub(crate) fn interval(&self) -> Duration {
         match self.retention {
-            AutoCompaction::Periodic(period) => period.min(PERIODIC_INTERVAL_MAX) / SAMPLES_PER_INTERVAL,
+            AutoCompaction::Periodic(period) => {
+                period.min(PERIODIC_INTERVAL_MAX) / SAMPLES_PER_INTERVAL
+            }
             AutoCompaction::Revision(_) => REVISION_INTERVAL,
         }
     }
@@ -47,7 +49,9 @@ impl Compactor {
     /// The compaction that is due at `now`, the store being at `revision`.
     pub(crate) fn tick(&mut self, now: Duration, revision: Revision) -> Option<Compact> {
         let target = match self.retention {
-            AutoCompaction::Revision(keep) => revision - Revision::try_from(keep).unwrap_or(Revision::MAX),
+            AutoCompaction::Revision(keep) => {
+                revision - Revision::try_from(keep).unwrap_or(Revision::MAX)
+            }
             AutoCompaction::Periodic(period) => self.sampled(now, revision, period)?,
         };
         if target <= self.compacted.max(0) {

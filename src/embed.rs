@@ -103,11 +103,7 @@ impl Builder {
     /// Founds a cluster with other members: this member's peer URL, and all members as
     /// `name=url,name=url`, itself among them.
     #[must_use]
-    pub fn cluster(
-        mut self,
-        peer_urls: Urls,
-        members: crate::config::InitialCluster,
-    ) -> Self {
+    pub fn cluster(mut self, peer_urls: Urls, members: crate::config::InitialCluster) -> Self {
         self.config.listen_peer_urls = peer_urls.clone();
         self.config.initial_advertise_peer_urls = peer_urls;
         self.config.initial_cluster = members;

@@ -63,8 +63,10 @@ pub enum StartError {
         source: io::Error,
     },
     /// The data directory belongs to another member.
-    #[error("{path} holds the data of {found}, but the configuration describes {wanted}; use the \
-             data directory of this member, or an empty one for a new member")]
+    #[error(
+        "{path} holds the data of {found}, but the configuration describes {wanted}; use the \
+             data directory of this member, or an empty one for a new member"
+    )]
     ForeignData {
         /// The identity file.
         path: PathBuf,
@@ -245,7 +247,8 @@ impl Opened {
             tracing::debug!("initial-cluster-state existing: the data directory decides");
         }
         let member_dir = config.data_dir.join(MEMBER_DIR);
-        let io = |source| StartError::Io { action: format!("make {}", member_dir.display()), source };
+        let io =
+            |source| StartError::Io { action: format!("make {}", member_dir.display()), source };
         fs::create_dir_all(&member_dir).map_err(io)?;
         let identity = Arc::new(identity::load_or_found(config, &member_dir)?);
         let engine: Arc<dyn Engine> = match kind {
@@ -372,9 +375,13 @@ fn bind_clients(config: &Config) -> Result<Option<frontend::BoundFrontend>, Star
         let authority = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
         let resolve =
             |source| StartError::Io { action: format!("resolve client URL {url}"), source };
-        listen.extend(authority.to_socket_addrs().map_err(resolve)?.find(SocketAddr::is_ipv4).or(
-            authority.to_socket_addrs().map_err(resolve)?.next(),
-        ));
+        listen.extend(
+            authority
+                .to_socket_addrs()
+                .map_err(resolve)?
+                .find(SocketAddr::is_ipv4)
+                .or(authority.to_socket_addrs().map_err(resolve)?.next()),
+        );
     }
     if listen.is_empty() {
         return Ok(None);

@@ -333,7 +333,10 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
 /// A lease ends only in the term of the leader that saw it expire: its successor has given it
 /// its time again. Equal on every member, as the log has both terms.
-fn drop_expiries_of_other_terms(commands: &mut [tripod_storage::command::Command], entry_term: u64) {
+fn drop_expiries_of_other_terms(
+    commands: &mut [tripod_storage::command::Command],
+    entry_term: u64,
+) {
     use tripod_storage::command::Command;
     for command in commands {
         if matches!(command, Command::LeaseExpire { term, .. } if *term != entry_term) {

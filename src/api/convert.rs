@@ -126,7 +126,10 @@ pub(super) fn range_response(
 }
 
 /// The answer of a put, under `header`.
-pub(super) fn put_response(header: Option<pb::ResponseHeader>, response: PutResponse) -> pb::PutResponse {
+pub(super) fn put_response(
+    header: Option<pb::ResponseHeader>,
+    response: PutResponse,
+) -> pb::PutResponse {
     pb::PutResponse { header, prev_kv: response.prev_kv.map(key_value) }
 }
 
@@ -144,7 +147,10 @@ pub(super) fn delete_range_response(
 
 /// The answer of a transaction, under `header`. A nested transaction has an empty header, as in
 /// etcd; its operations carry their revision.
-pub(super) fn txn_response(header: Option<pb::ResponseHeader>, response: TxnResponse) -> pb::TxnResponse {
+pub(super) fn txn_response(
+    header: Option<pb::ResponseHeader>,
+    response: TxnResponse,
+) -> pb::TxnResponse {
     pb::TxnResponse {
         header,
         succeeded: response.succeeded,
@@ -158,7 +164,9 @@ fn op_response(response: TxnOpResponse) -> pb::ResponseOp {
         TxnOpResponse::Range(r) => {
             Response::ResponseRange(range_response(revision_header(r.revision), r))
         }
-        TxnOpResponse::Put(r) => Response::ResponsePut(put_response(revision_header(r.revision), r)),
+        TxnOpResponse::Put(r) => {
+            Response::ResponsePut(put_response(revision_header(r.revision), r))
+        }
         TxnOpResponse::DeleteRange(r) => {
             Response::ResponseDeleteRange(delete_range_response(revision_header(r.revision), r))
         }

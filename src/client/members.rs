@@ -45,7 +45,11 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::member_add`].
-    pub async fn member_update(&self, id: u64, peer_urls: Vec<String>) -> Answered<Vec<MemberInfo>> {
+    pub async fn member_update(
+        &self,
+        id: u64,
+        peer_urls: Vec<String>,
+    ) -> Answered<Vec<MemberInfo>> {
         let peer = peer(peer_urls)?;
         self.node().update_urls(id, peer.peer_urls).await?;
         Ok((self.header_now(), self.members()))

@@ -21,7 +21,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 #[non_exhaustive]
 pub enum WatchEnd {
     /// The history it needs is gone: read the present state and watch from there.
-    #[error("required revision has been compacted; watch from revision {compact_revision} or later")]
+    #[error(
+        "required revision has been compacted; watch from revision {compact_revision} or later"
+    )]
     Compacted {
         /// Oldest revision still readable.
         compact_revision: Revision,

@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-pub(crate) use self::feed::LeaseFeed;
 pub use self::feed::LeaseChange;
+pub(crate) use self::feed::LeaseFeed;
 pub use self::lessor::{CHECKPOINT_INTERVAL_MS, Checkpoint, EXPIRED_RETRY_MS, Lessor, Renewal};
 use crate::{
     Error, LeaseId,

@@ -110,7 +110,10 @@ async fn etcdctl_works() -> Result<()> {
         ];
         for (arguments, want) in parts {
             let printed = ctl(arguments)?;
-            ensure!(printed.contains(want), "etcdctl {arguments:?} prints {printed:?}, no {want:?}");
+            ensure!(
+                printed.contains(want),
+                "etcdctl {arguments:?} prints {printed:?}, no {want:?}"
+            );
         }
         ensure!(ctl(&["get", "leased"])?.is_empty(), "the revoked lease left its key");
         Ok(())

@@ -14,8 +14,8 @@ use tripod_storage::{
 };
 
 use super::{
-    Shared, decode, encode, header, pb,
     super::proto::{etcdserverpb::watch_request::RequestUnion, mvccpb},
+    Shared, decode, encode, header, pb,
 };
 use crate::{
     api::{convert, service::Status},
@@ -141,9 +141,7 @@ fn event_answers(
         .enumerate()
         .map(|(at, shared)| match prev_kvs.get(at) {
             Some(prev_kv) => encode(&event(&shared.event, prev_kv.clone())),
-            None => {
-                shared.wire.get_or_init(|| encode(&event(&shared.event, None))).clone()
-            }
+            None => shared.wire.get_or_init(|| encode(&event(&shared.event, None))).clone(),
         })
         .collect();
     let mut groups: Vec<&[Bytes]> = Vec::new();
@@ -165,10 +163,8 @@ fn event_answers(
 
 /// Appends already encoded events to an encoded envelope: protobuf fields concatenate.
 fn answer_with_events(envelope: &pb::WatchResponse, events: &[Bytes]) -> Bytes {
-    let event_bytes: usize = events
-        .iter()
-        .map(|event| 1 + encoded_len_varint(event.len() as u64) + event.len())
-        .sum();
+    let event_bytes: usize =
+        events.iter().map(|event| 1 + encoded_len_varint(event.len() as u64) + event.len()).sum();
     let mut out = BytesMut::with_capacity(envelope.encoded_len() + event_bytes);
     envelope.encode_raw(&mut out);
     for event in events {

@@ -19,12 +19,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tripod_raft::Node;
-use tripod_storage::{
-    Revision,
-    command::Event,
-    types::KeyRange,
-    watch::WatcherSet,
-};
+use tripod_storage::{Revision, command::Event, types::KeyRange, watch::WatcherSet};
 
 pub use tripod_storage::watch::Filters;
 
@@ -232,8 +227,7 @@ impl State {
         let mut by_watcher: Vec<(WatcherKey, Vec<Arc<SharedEvent>>)> = Vec::new();
         let mut position: HashMap<WatcherKey, usize> = HashMap::new();
         for event in events {
-            let shared =
-                Arc::new(SharedEvent { event: Arc::clone(event), wire: OnceLock::new() });
+            let shared = Arc::new(SharedEvent { event: Arc::clone(event), wire: OnceLock::new() });
             self.watchers.matches(&event.kv.key, |&key| {
                 if events.len() == 1 {
                     by_watcher.push((key, vec![Arc::clone(&shared)]));

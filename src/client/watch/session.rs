@@ -338,7 +338,8 @@ impl Session {
         self.next_progress = Instant::now() + self.progress_interval;
         let Some(revision) = self.hub.progress(&self.mailbox) else { return };
         for (watch_id, watcher) in &mut self.watchers {
-            let started = matches!(watcher.position, Position::Live { from, .. } if from <= revision + 1);
+            let started =
+                matches!(watcher.position, Position::Live { from, .. } if from <= revision + 1);
             if watcher.request.progress_notify && watcher.quiet && started {
                 self.outbox.push_back(Message::Progress { watch_id: *watch_id, revision });
             }
