@@ -3,7 +3,8 @@
 //! Workload: revisions of 256 pseudo-random bytes, packed N to a record under a growing
 //! big-endian key, in batches of about 1 MB, synced every 8 MB; then the older half is
 //! deleted, and the deleted amount written again, which shows whether space is reused.
-//! `engine_cost [total_mb] [seed]`, default 128 MB and seed 1.
+//! `engine_cost [total_mb] [seed] [revisions_per_record segment_kb [cache_mb]]`, default 128 MB,
+//! seed 1, every combination that matters, 64 MB of cache.
 #![expect(clippy::print_stdout, reason = "the result of a measurement")]
 #![expect(clippy::disallowed_methods, reason = "a measurement needs the clock")]
 
@@ -14,7 +15,9 @@ use tripod_storage::engine::{Engine, SledEngine, SledOptions, WriteBatch};
 const REVISION_BYTES: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 const SYNC_BYTES: usize = 8 << 20;
-const CACHE_BYTES: u64 = 64 << 20;
+/// sled holds every page that a batch touches until the batch is done.
+const DELETES_MAX: usize = 128;
+const CACHE_MB: u64 = 64;
 
 /// CPU seconds of this process, user and system (clock ticks of 10 ms).
 fn cpu_s() -> f64 {
@@ -98,7 +101,7 @@ fn run(total: usize, seed: u64, per_record: usize, options: &SledOptions) -> any
         let mut batch = WriteBatch::default();
         for record in 0..records / 2 {
             batch.writes.push(((record * per_record as u64).to_be_bytes().to_vec(), None));
-            if batch.writes.len() >= 4096 {
+            if batch.writes.len() >= DELETES_MAX {
                 engine.write(std::mem::take(&mut batch))?;
             }
         }
@@ -110,8 +113,9 @@ fn run(total: usize, seed: u64, per_record: usize, options: &SledOptions) -> any
     };
     let mb = |bytes: u64| bytes as f64 / 1e6;
     println!(
-        "{per_record:>4} rev/record, {:>4} KB segments: {:>6.2} us CPU/rev {:>6.2} us wall/rev; \
+        "{per_record:>4} rev/record, {:>3} MB cache, {:>4} KB segments: {:>6.2} us CPU/rev {:>6.2} us wall/rev; \
          disk MB: written {:>6.1} (x{:.2}), half deleted {:>6.1}, refilled {:>6.1}; peak RSS {rss:>5.0} MB",
+        options.cache_bytes >> 20,
         options.segment_bytes >> 10,
         write_cpu * 1e6 / revisions as f64,
         write_s * 1e6 / revisions as f64,
@@ -159,7 +163,8 @@ fn main() -> anyhow_lite::Result {
     let seed = args.next().map_or(Ok(1), |seed| seed.parse())?;
     if let (Some(per_record), Some(segment_kb)) = (args.next(), args.next()) {
         let segment_bytes = segment_kb.parse::<usize>()? << 10;
-        let options = SledOptions { cache_bytes: CACHE_BYTES, segment_bytes };
+        let cache_mb = args.next().map_or(Ok(CACHE_MB), |mb| mb.parse())?;
+        let options = SledOptions { cache_bytes: cache_mb << 20, segment_bytes };
         return run(total, seed, per_record.parse()?, &options);
     }
     println!("{} MB in revisions of {REVISION_BYTES} bytes, seed {seed}", total >> 20);

@@ -58,6 +58,9 @@ pub trait Engine: std::fmt::Debug + Send + Sync + 'static {
 
     /// Writes a batch: atomic, visible at once, durable after [`Engine::sync`].
     ///
+    /// Cost: the engine may hold every page that the batch touches in memory until the batch
+    /// is done, those of deleted keys too. Keep a batch to a few MB of old and new values.
+    ///
     /// # Errors
     /// [`Error::Engine`].
     fn write(&self, batch: WriteBatch) -> Result<(), Error>;

@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 pub(crate) use self::{
     block::{Block, Builder as BlockBuilder, ChangeRef},
-    dead::DeadSet,
+    dead::{ALL_DROPPED, DeadSet},
 };
 use crate::{
     Error, KeyValue,

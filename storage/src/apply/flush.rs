@@ -13,22 +13,27 @@ use super::{
 use crate::{
     Error,
     engine::{Engine, WriteBatch},
-    history::{Block, BlockBuilder, DeadSet, History},
+    history::{ALL_DROPPED, Block, BlockBuilder, DeadSet, History},
     keys::{self, rev_key},
     mvcc::compact::{Step, is_sparse},
     snapshot::{Export, Header},
     types::Rev,
 };
 
-/// Stored blocks that one flush rewrites at most: bounds its memory and time.
-const REWRITE_BLOCKS_MAX: usize = 64;
+/// Stored blocks that one flush rewrites at most: bounds its memory and time, as the engine
+/// holds all pages of a batch until its end.
+const REWRITE_BLOCKS_MAX: usize = 32;
+/// Stored blocks that one flush removes at most.
+const REMOVE_BLOCKS_MAX: usize = 64;
 
 /// What compaction leaves to do in the engine.
 #[derive(Debug, Default)]
 pub(super) struct Maintenance {
     /// A pass over the index is complete: what it dropped is to be written.
     pass_is_done: bool,
-    /// Blocks worth rewriting, ascending.
+    /// Blocks with nothing left, listed as such in the engine.
+    empty: BTreeSet<Rev>,
+    /// Blocks worth rewriting.
     sparse: BTreeSet<Rev>,
     /// A flush is under way.
     flushing: bool,
@@ -129,7 +134,8 @@ impl StateMachine {
         }
         let mut rows = self.tables.take_dirty();
         let stored_below = self.store.history.unflushed_from();
-        let removed = self.write_dropped(&mut rows);
+        let removed = self.take_empty(&mut rows);
+        self.write_dropped(&mut rows);
         let sources = self.take_sparse(stored_below);
         let blocks = self.store.history.begin_flush();
         let is_idle = blocks.is_empty() && rows.is_empty() && sources.is_empty();
@@ -148,27 +154,40 @@ impl StateMachine {
         Some(Flush { index, blocks, rows, sources, removed, merged: Mutex::default() })
     }
 
-    /// Rows for what compaction dropped: blocks with nothing left go, of others the dropped
-    /// changes are listed. All of it in one batch: where a tombstone goes, older versions of
-    /// its key must not come back.
-    fn write_dropped(&mut self, rows: &mut Rows) -> Vec<Rev> {
-        let mut removed = Vec::new();
+    /// Rows that list what a pass of compaction dropped, all of them in one batch: where a
+    /// tombstone is dropped, older versions of its key must not come back. Only then may
+    /// blocks be removed or rewritten, a few with each flush.
+    fn write_dropped(&mut self, rows: &mut Rows) {
         if !std::mem::take(&mut self.maintenance.pass_is_done) {
-            return removed;
+            return;
         }
         for first in self.store.history.take_touched() {
             let Some(info) = self.store.history.blocks.get(&first) else { continue };
-            if info.dead.len() >= info.count as usize {
-                rows.insert(rev_key(keys::HISTORY, first), None);
-                rows.insert(rev_key(keys::DEAD, first), None);
-                self.maintenance.sparse.remove(&first);
-                removed.push(first);
-                continue;
-            }
-            rows.insert(rev_key(keys::DEAD, first), Some(info.dead.encode()));
-            if is_sparse(info.count, &info.dead) {
-                self.maintenance.sparse.insert(first);
-            }
+            let is_empty = info.dead.len() >= info.count as usize;
+            let row = if is_empty { ALL_DROPPED.to_vec() } else { info.dead.encode() };
+            rows.insert(rev_key(keys::DEAD, first), Some(row));
+            self.note_dropped(first);
+        }
+    }
+
+    /// Queues a block for removal or rewriting where it is worth that; its list is stored.
+    pub(super) fn note_dropped(&mut self, first: Rev) {
+        let Some(info) = self.store.history.blocks.get(&first) else { return };
+        if info.dead.len() >= info.count as usize {
+            self.maintenance.sparse.remove(&first);
+            self.maintenance.empty.insert(first);
+        } else if is_sparse(info.count, &info.dead) {
+            self.maintenance.sparse.insert(first);
+        }
+    }
+
+    fn take_empty(&mut self, rows: &mut Rows) -> Vec<Rev> {
+        let mut removed = Vec::new();
+        while removed.len() < REMOVE_BLOCKS_MAX {
+            let Some(first) = self.maintenance.empty.pop_first() else { break };
+            rows.insert(rev_key(keys::HISTORY, first), None);
+            rows.insert(rev_key(keys::DEAD, first), None);
+            removed.push(first);
         }
         removed
     }

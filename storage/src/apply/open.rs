@@ -59,6 +59,10 @@ impl StateMachine {
             maintenance: Maintenance::default(),
             pin: Arc::new(()),
         };
+        let listed: Vec<Rev> = machine.store.history.blocks.keys().copied().collect();
+        for first in listed {
+            machine.note_dropped(first);
+        }
         machine.prune_all();
         machine.attach_leases()?;
         Ok(machine)
@@ -102,14 +106,17 @@ fn check_format(engine: &dyn Engine) -> Result<(), Error> {
 fn load_history(store: &mut Store, engine: &dyn Engine, cache_bytes: u64) -> Result<(), Error> {
     let mut dead = BTreeMap::new();
     for_each_row(engine, keys::DEAD, |key, row| {
-        dead.insert(keys::rev_of_key(key)?, DeadSet::decode(row)?);
+        dead.insert(keys::rev_of_key(key)?, row.to_vec());
         Ok(())
     })?;
     let mut from = Rev::default();
     loop {
         let blocks = History::load_page(engine, from, BLOCKS_AT_ONCE)?;
         for block in &blocks {
-            let dead = dead.remove(&block.first()).unwrap_or_default();
+            let dead = match dead.remove(&block.first()) {
+                Some(row) => DeadSet::decode(&row, block)?,
+                None => DeadSet::default(),
+            };
             load_block(store, block, &dead, cache_bytes)?;
             store.history.note_stored(block, dead);
         }

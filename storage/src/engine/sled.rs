@@ -11,8 +11,9 @@ use sled::IVec;
 use super::{Engine, WriteBatch, is_empty_range};
 use crate::Error;
 
-/// Keys that `clear` removes in one batch.
-const CLEAR_KEYS_MAX: usize = 4096;
+/// Keys that `clear` removes in one batch. sled loads the page of each and keeps all of them until
+/// the batch is done: with records of 64 KB many keys are much memory.
+const CLEAR_KEYS_MAX: usize = 128;
 
 /// One collection frees up to 512 objects; a write leaves a few behind.
 const WRITES_PER_COLLECTION: usize = 64;
@@ -36,7 +37,7 @@ pub struct SledOptions {
 
 impl Default for SledOptions {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, segment_bytes: 512 << 10 }
+        Self { cache_bytes: 16 << 20, segment_bytes: 512 << 10 }
     }
 }
 

@@ -241,7 +241,7 @@ impl Block {
         self.first <= rev && rev <= self.last
     }
 
-    fn rev(&self, at: usize) -> Option<Rev> {
+    pub(crate) fn rev(&self, at: usize) -> Option<Rev> {
         let entry = HEADER_BYTES + at * ENTRY_BYTES;
         let base = i64::from_le_bytes(*self.bytes.get(MAIN_AT..)?.first_chunk()?);
         let main = base.checked_add(i64::from(u32_at(&self.bytes, entry)?))?;

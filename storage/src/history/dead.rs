@@ -1,10 +1,14 @@
 //! Which changes of a block compaction dropped, while their block still holds them.
 
+use super::Block;
 use crate::{
     Error,
     keys::corrupt,
     types::{PackedRev, Rev},
 };
+
+/// Stored instead of a list where nothing of a block is left.
+pub(crate) const ALL_DROPPED: &[u8] = b"";
 
 const ENTRY_BYTES: usize = 12;
 
@@ -47,7 +51,12 @@ impl DeadSet {
         out
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Error> {
+    /// The stored list of `block`.
+    pub(crate) fn decode(bytes: &[u8], block: &Block) -> Result<Self, Error> {
+        if bytes == ALL_DROPPED {
+            let revs = (0..block.len()).filter_map(|at| block.rev(at));
+            return Ok(Self { revs: revs.map(|rev| PackedRev::new(rev, false)).collect() });
+        }
         let (entries, rest) = bytes.as_chunks::<ENTRY_BYTES>();
         if !rest.is_empty() {
             return Err(corrupt("list of dropped changes", "its length is odd"));

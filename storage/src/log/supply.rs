@@ -23,6 +23,10 @@ use crate::{
 /// Purged segments kept for reuse; more are removed. Each saves 64 MB of zero-filling.
 const FREE_SEGMENTS_MAX: usize = 3;
 
+/// Zeros written between two syncs. One sync of the whole file would fill the disk's queue, and
+/// the drains of the segment in use would wait behind it.
+const FILL_BYTES: u64 = 1 << 20;
+
 const AHEAD: &str = "ahead.new";
 const IN_USE: &str = ".wal";
 const FREE: &str = ".free";
@@ -204,11 +208,21 @@ fn make_ahead(disk: &dyn Disk, bytes: u64) -> Made {
         _ => {}
     }
     let file = disk.create(AHEAD)?;
-    let filled = file.zero_fill(0, bytes).and_then(|()| file.sync());
-    if let Err(error) = filled {
+    if let Err(error) = fill(&*file, bytes) {
         // Give the space back; the first error is the one to tell.
         drop(disk.remove(AHEAD));
         return Err(error);
     }
     Ok(file)
+}
+
+fn fill(file: &dyn DiskFile, bytes: u64) -> io::Result<()> {
+    let mut at = 0;
+    while at < bytes {
+        let end = bytes.min(at + FILL_BYTES);
+        file.zero_fill(at, end)?;
+        file.sync()?;
+        at = end;
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     KeyValue, LeaseId, Revision,
+    history::ChangeRef,
     types::{PackedRev, Rev},
 };
 
@@ -49,6 +50,12 @@ impl Version {
             version: self.version,
             lease: self.lease,
         }
+    }
+
+    /// As history records it.
+    pub(crate) fn change<'a>(&self, key: &'a [u8], value: &'a [u8]) -> ChangeRef<'a> {
+        let &Self { rev, tombstone, create, version, lease, .. } = self;
+        ChangeRef { rev, tombstone, key, value, create, version, lease }
     }
 
     pub(crate) fn data_len(&self) -> u64 {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{End, Store, entry::Version};
 use crate::{
-    Error, KeyValue, LeaseId, Revision,
+    Error, KeyValue, Revision,
     command::{DeleteRange, DeleteRangeResponse, Event, EventKind, Put, PutResponse},
     history::ChangeRef,
     types::Rev,
@@ -44,56 +44,45 @@ impl<'a> Writer<'a> {
     /// Writes one key. The checks are done: the lease exists, and the key where a part of it
     /// is to be kept (a missing one counts as empty: apply is total).
     pub(crate) fn put(&mut self, put: &Put) -> Result<PutResponse, Error> {
-        let present = self.store.index.live(&put.key).map(|entry| &entry.newest);
-        let lease = match present {
-            Some(present) if put.ignore_lease => present.lease,
-            _ => put.lease,
-        };
-        let kept = match present {
-            Some(present) if put.ignore_value || put.prev_kv => {
-                match present.key_value(put.key.len()) {
-                    Some(kv) => Some(kv),
-                    None => Some(self.store.history.get(present.rev)?),
-                }
-            }
-            _ => None,
-        };
-        let value = match &kept {
-            Some(kept) if put.ignore_value => &kept.value,
-            _ => &put.value,
-        };
-        self.write(&put.key, value, lease)?;
-        Ok(PutResponse { revision: self.main, prev_kv: kept.filter(|_| put.prev_kv) })
-    }
-
-    fn write(&mut self, key: &[u8], value: &[u8], lease: LeaseId) -> Result<(), Error> {
         let rev = self.next_rev();
-        let mut data = Vec::with_capacity(key.len() + value.len());
-        data.extend_from_slice(key);
-        data.extend_from_slice(value);
-        let data = Bytes::from(data);
-
-        let store = &mut *self.store;
-        let (create, version) = match store.index.live(key) {
-            Some(entry) => (entry.newest.create, entry.newest.version.saturating_add(1)),
-            None => (rev.main, 1),
-        };
-        store.history.push(ChangeRef { rev, tombstone: false, key, value, create, version, lease });
-        let newest =
-            Version { data: Some(data.clone()), rev, tombstone: false, create, version, lease };
-        let kv_fields = newest.without_data();
-        let before = store.index.insert(key, newest);
-
+        let key = &put.key[..];
+        let Store { index, history, .. } = &mut *self.store;
+        let mut kept = None;
+        let mut event = None;
+        // One look-up in the index for all of it: that is most of what a put costs.
+        let before = index.update(key, |present| {
+            if let Some(present) = present.filter(|_| put.ignore_value || put.prev_kv) {
+                kept = match present.key_value(key.len()) {
+                    Some(kv) => Some(kv),
+                    None => Some(history.get(present.rev)?),
+                };
+            }
+            let value = match &kept {
+                Some(kept) if put.ignore_value => &kept.value,
+                _ => &put.value,
+            };
+            let data = Bytes::from([key, value].concat());
+            let newest = Version {
+                rev,
+                tombstone: false,
+                create: present.map_or(rev.main, |present| present.create),
+                version: present.map_or(0, |present| present.version).saturating_add(1),
+                lease: present.filter(|_| put.ignore_lease).map_or(put.lease, |kept| kept.lease),
+                data: Some(data),
+            };
+            history.push(newest.change(key, value));
+            event = newest.key_value(key.len());
+            Ok(newest)
+        })?;
+        let kv = event.unwrap_or_default();
         let detached = before.as_ref().map_or(0, |before| before.lease);
-        if detached != lease {
-            store.leases.detach(detached, key);
-            store.leases.attach(lease, key);
+        if detached != kv.lease {
+            self.store.leases.detach(detached, key);
+            self.store.leases.attach(kv.lease, key);
         }
-        let value = data.slice(key.len()..);
-        let kv = KeyValue { key: data.slice(..key.len()), value, ..kv_fields };
-        let prev_kv = if version == 1 { None } else { self.prev(key, before)? };
+        let prev_kv = if kv.version == 1 { None } else { self.prev(key, before)? };
         self.store.ring.push(Arc::new(Event { kind: EventKind::Put, kv, prev_kv }));
-        Ok(())
+        Ok(PutResponse { revision: self.main, prev_kv: kept.filter(|_| put.prev_kv) })
     }
 
     /// What watchers get as the version before: that at the revision before this command.

@@ -121,9 +121,14 @@ proptest! {
         }
         member.crash();
         model.check(&member.machine);
-        for step in [Step::Prune(1000), Step::BeginFlush, Step::WriteFlush, Step::EndFlush] {
-            member.step(step);
+        for _ in 0..2 {
+            let stages = [Step::BeginFlush, Step::WriteFlush, Step::EndFlush, Step::Sync];
+            for step in [Step::Prune(1000)].into_iter().chain(stages) {
+                member.step(step);
+            }
+            model.check(&member.machine);
         }
+        member.crash();
         model.check(&member.machine);
         let (got, want) = (member.machine.hash_kv(0), undisturbed.hash_kv(0));
         prop_assert_eq!(got.unwrap(), want.unwrap());
