@@ -43,6 +43,8 @@ enum Answer {
 pub(super) struct PlainCall {
     inbox: Inbox,
     answer: Answer,
+    /// The client asked for the head alone; HTTP/2 allows no body then.
+    head_only: bool,
 }
 
 impl PlainCall {
@@ -66,7 +68,7 @@ impl PlainCall {
             ..CallContext::default()
         };
         let answer = Answer::Awaited(environment.http.handle(request(head, body), context));
-        Self { inbox, answer }
+        Self { inbox, answer, head_only: head.method.value() == b"HEAD" }
     }
 
     pub(super) fn backlog_bytes(&self) -> usize {
@@ -104,6 +106,10 @@ impl PlainCall {
                     .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
                     .chain(length.iter().map(|length| (&b"content-length"[..], length.as_bytes()))),
             );
+            if self.head_only {
+                core.finish(stream, End::Body);
+                return Ran::Over;
+            }
             self.answer = Answer::Body(body);
         }
         let Answer::Body(body) = &mut self.answer else { return Ran::Waits };

@@ -221,7 +221,7 @@ impl Core {
                 self.roomy.push(open.tag);
             }
         }
-        self.guard.sent();
+        self.guard.sent(length);
         Sent { left: open.pending_bytes, unary: if open.unary { length } else { 0 } }
     }
 
@@ -332,7 +332,7 @@ impl Core {
         let flags = flag::END_HEADERS | if end { flag::END_STREAM } else { 0 };
         let start = open_frame(&mut self.out, kind::HEADERS, flags, stream);
         block(&mut self.encoder, &mut self.out);
-        self.guard.sent();
+        self.guard.sent(0);
         let body = start + frame::HEAD_BYTES;
         if self.out.len() - body <= self.frame_bytes_max {
             close_frame(&mut self.out, start);
