@@ -26,7 +26,6 @@ use super::{
     frame::ErrorCode,
     head::RequestHead,
     inbox::Inbox,
-    limits::Limits,
 };
 
 /// Fields of HTTP/1.1 that have no place in HTTP/2: RFC 9113 section 8.2.2.
@@ -81,13 +80,7 @@ impl PlainCall {
     }
 
     /// Goes on as far as the handler, the client and the limits allow.
-    pub(super) fn run(
-        &mut self,
-        stream: u32,
-        core: &mut Core,
-        limits: &Limits,
-        waker: &Waker,
-    ) -> Ran {
+    pub(super) fn run(&mut self, stream: u32, core: &mut Core, waker: &Waker) -> Ran {
         let context = &mut Context::from_waker(waker);
         if let Ok(used) = self.inbox.poll(context) {
             core.release(stream, used);
@@ -113,7 +106,7 @@ impl PlainCall {
             self.answer = Answer::Body(body);
         }
         let Answer::Body(body) = &mut self.answer else { return Ran::Waits };
-        while core.pending_bytes(stream) < limits.stream_answer_bytes_max {
+        while core.has_room(stream) {
             match Pin::new(&mut *body).poll_frame(context) {
                 Poll::Pending => return Ran::Waits,
                 Poll::Ready(Some(Ok(frame))) => {
