@@ -1,6 +1,7 @@
 //! Three members in one program, over loopback: a write through one, read through another.
 //!
 //! Run it: `cargo run --example three_members`
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use tripod::Tripod;
 

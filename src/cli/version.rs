@@ -2,7 +2,6 @@
 
 pub use crate::version::ETCD as ETCD_VERSION;
 
-
 /// What `etcd --version` prints: the first line is read by test suites, the others by people.
 pub(crate) fn etcd_text() -> String {
     let (os, arch) = (std::env::consts::OS, go_arch(std::env::consts::ARCH));
