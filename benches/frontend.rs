@@ -4,10 +4,12 @@
 //! generator beside them does not count. It is a lean raw client on one thread: 256 streams over
 //! 26 connections, each stream sending its next request when its answer is complete.
 //!
-//! `cargo bench --bench frontend -- [ready|batched] [seconds] [connections] [streams]`
+//! `cargo bench --bench frontend -- [ready|batched] [seconds] [connections] [streams]
+//! [deadline]`
 //! - `ready`: the service answers in its first poll, as a serializable read does;
 //! - `batched`: answers come from a task that completes everything waiting at once, as the
-//!   consensus thread does.
+//!   consensus thread does;
+//! - `deadline`: each call has a `grpc-timeout` of its own, so that no two heads are equal.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 use std::{
@@ -148,7 +150,7 @@ fn blocks() -> [Vec<u8>; 2] {
         first.extend_from_slice(value.as_bytes());
     }
     first.extend_from_slice(b"\x40\x02te\x08trailers");
-    [first, vec![0x83, 0x86, 62, 63, 64, 65, 66].iter().map(|i| i | 0x80).collect()]
+    [first, [0x83, 0x86, 66, 65, 64, 63, 62].iter().map(|i| i | 0x80).collect()]
 }
 
 fn put_request(out: &mut Vec<u8>, stream: u32, block: &[u8]) {
@@ -159,7 +161,12 @@ fn put_request(out: &mut Vec<u8>, stream: u32, block: &[u8]) {
 }
 
 /// Keeps `streams` calls going on one connection until `until`; returns the answers counted.
-async fn drive(address: SocketAddr, streams: usize, until: Instant) -> io::Result<u64> {
+async fn drive(
+    address: SocketAddr,
+    streams: usize,
+    until: Instant,
+    deadline: bool,
+) -> io::Result<u64> {
     let mut socket = TcpStream::connect(address).await?;
     socket.set_nodelay(true)?;
     let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -167,9 +174,17 @@ async fn drive(address: SocketAddr, streams: usize, until: Instant) -> io::Resul
     // A window no run uses up.
     put_frame(&mut out, 8, 0, 0, &0x7fff_0000_u32.to_be_bytes()[..]);
     let [first, repeated] = blocks();
+    let repeated = |stream: u32| {
+        let mut block = repeated.clone();
+        if deadline {
+            block.extend_from_slice(b"\0\x0cgrpc-timeout\x08");
+            block.extend_from_slice(format!("{:07}u", 4_000_000 + stream % 1_000_000).as_bytes());
+        }
+        block
+    };
     let mut next = 1;
     for n in 0..streams {
-        put_request(&mut out, next, if n == 0 { &first } else { &repeated });
+        put_request(&mut out, next, &if n == 0 { first.clone() } else { repeated(next) });
         next += 2;
     }
     socket.write_all(&out).await?;
@@ -177,7 +192,11 @@ async fn drive(address: SocketAddr, streams: usize, until: Instant) -> io::Resul
     let mut buffer = vec![0; 64 << 10];
     let mut held = 0;
     while Instant::now() < until {
-        held += socket.read(&mut buffer[held..]).await?;
+        let read = socket.read(&mut buffer[held..]).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        held += read;
         out.clear();
         let mut at = 0;
         while let Some(head) = buffer[..held].get(at..at + 9) {
@@ -185,9 +204,12 @@ async fn drive(address: SocketAddr, streams: usize, until: Instant) -> io::Resul
             if at + 9 + length > held {
                 break;
             }
+            if head[3] == 3 || head[3] == 7 {
+                return Err(io::Error::other("the server refuses a request"));
+            }
             if head[3] == 1 && head[4] & 1 != 0 {
                 answers += 1;
-                put_request(&mut out, next, &repeated);
+                put_request(&mut out, next, &repeated(next));
                 next += 2;
             }
             at += 9 + length;
@@ -207,6 +229,7 @@ fn main() -> anyhow::Result<()> {
     };
     let mode = arguments.first().map_or("ready", String::as_str).to_owned();
     let seconds = number(1, 5);
+    let deadline = arguments.get(4).is_some();
     let (connections, streams) = (number(2, 26), number(3, 256));
     let frontend = Frontend {
         listen: vec!["127.0.0.1:0".parse()?],
@@ -224,7 +247,7 @@ fn main() -> anyhow::Result<()> {
         let tasks: Vec<_> = (0..connections)
             .map(|n| {
                 let share = streams / connections + usize::from(n < streams % connections);
-                tokio::task::spawn_local(drive(address, share, until))
+                tokio::task::spawn_local(drive(address, share, until, deadline))
             })
             .collect();
         let mut answers = 0;

@@ -1,6 +1,7 @@
 //! A store inside your program: put, get, a transaction, a watch, a lease. No network.
 //!
 //! Run it: `cargo run --example embed`
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use tripod::{
     Tripod,

@@ -203,7 +203,8 @@ impl Client {
         }
         let first = Range { limit: RANGE_PAGE_KEYS as i64, ..range.clone() };
         let mut response = self.read_whole(&first)?;
-        let wanted = if range.limit > 0 { range.limit as usize } else { usize::MAX };
+        let limit = usize::try_from(range.limit).unwrap_or_default();
+        let wanted = if limit > 0 { limit } else { usize::MAX };
         let revision = if range.revision > 0 { range.revision } else { response.revision };
         let pinned = range.revision > 0;
         while response.more && response.kvs.len() < wanted {

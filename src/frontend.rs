@@ -27,7 +27,10 @@ use std::{
 };
 
 use futures::future::LocalBoxFuture;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::{
+    runtime::Builder,
+    sync::{Semaphore, mpsc, watch},
+};
 use worker::{Acceptor, Source, Target, Worker};
 
 use crate::api::{
@@ -291,13 +294,25 @@ impl FrontendHandle {
     ) -> Result<(), Error> {
         let name = format!("tripod-front-{number}");
         let start = |source| Error::Start { name: name.clone(), source };
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
+        // A local runtime cannot change threads, so it is built on its own and says how it went.
+        // Unlike a `LocalSet`, it wakes its tasks without a system call.
+        let (started, outcome) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name(name.clone()).spawn(move || {
-            let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, async { work().await });
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .build_local(tokio::runtime::LocalOptions::default());
+            match runtime {
+                Ok(runtime) => {
+                    let _ = started.send(Ok(()));
+                    runtime.block_on(async { work().await });
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
         });
-        self.threads.push((name.clone(), thread.map_err(start)?));
+        let thread = thread.map_err(start)?;
+        let outcome = outcome.recv().map_err(io::Error::other).flatten();
+        outcome.map_err(start)?;
+        self.threads.push((name.clone(), thread));
         Ok(())
     }
 }

@@ -22,6 +22,9 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Pause after a failed accept (out of file descriptors, most likely).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A secured stream, and the names that its other end has proved.
+pub type Accepted = (Box<dyn PeerStream>, Vec<String>);
+
 /// What is put on top of a TCP connection between peers.
 pub trait PeerSecurity: Debug + Send + Sync + 'static {
     /// The scheme of peer URLs that this speaks: `http` or `https`.
@@ -36,10 +39,7 @@ pub trait PeerSecurity: Debug + Send + Sync + 'static {
 
     /// Secures a connection a peer opened; also gives the names the peer proved to own. Must
     /// have a deadline of its own.
-    fn accept(
-        &self,
-        stream: TcpStream,
-    ) -> BoxFuture<'static, io::Result<(Box<dyn PeerStream>, Vec<String>)>>;
+    fn accept(&self, stream: TcpStream) -> BoxFuture<'static, io::Result<Accepted>>;
 }
 
 /// No security: anybody who reaches the port is believed. For closed networks and tests.
@@ -59,10 +59,7 @@ impl PeerSecurity for Plaintext {
         Box::pin(async move { Ok(Box::new(stream) as Box<dyn PeerStream>) })
     }
 
-    fn accept(
-        &self,
-        stream: TcpStream,
-    ) -> BoxFuture<'static, io::Result<(Box<dyn PeerStream>, Vec<String>)>> {
+    fn accept(&self, stream: TcpStream) -> BoxFuture<'static, io::Result<Accepted>> {
         Box::pin(async move { Ok((Box::new(stream) as Box<dyn PeerStream>, Vec::new())) })
     }
 }

@@ -23,7 +23,9 @@ else
   echo "verify: cargo-deny is missing, run scripts/setup.sh"; exit 1
 fi
 # Tests that run on their own, then those with clusters of processes, one at a time.
-step cargo test --locked --workspace --lib --bins --examples
+step cargo test --locked --workspace --lib --bins
+step cargo test --locked -p tripod-raft --test cluster --test chaos
+step cargo build --locked --examples
 step cargo test --locked --workspace --doc
 step cargo test --locked --test it -- --test-threads=2
 step cargo test --locked --test cluster -- --test-threads=1 --nocapture

@@ -88,7 +88,7 @@ pub(crate) const BATCH_HEADER_BYTES: usize = 1 + 3 * 8 + 4;
 const BATCH_FORMAT: u8 = 1;
 
 /// Most bytes of one batch that are accepted from a peer or the log. Batches are cut at
-/// [`crate::proposer::BATCH_BYTES_MAX`] and may go over it by one request.
+/// the queue's batch limit and may go over it by one request.
 pub const BATCH_BYTES_LIMIT: usize = 16 << 20;
 
 /// Bytes that are not a batch.

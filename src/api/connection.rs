@@ -64,6 +64,36 @@ pub struct Environment {
     pub http1: Http1Limits,
     /// Tells connections to end.
     pub drain: Rc<Drain>,
+    /// Memory the thread's HTTP/2 connections hold for their clients.
+    pub held: HeldAccount,
+}
+
+/// Bytes held for clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Of requests no service has taken.
+    pub(crate) requests: usize,
+    /// Of answers no client has taken.
+    pub(crate) answers: usize,
+}
+
+/// What all connections of a thread hold together.
+#[derive(Debug, Default)]
+pub struct HeldAccount(Cell<Held>);
+
+impl HeldAccount {
+    pub(crate) fn get(&self) -> Held {
+        self.0.get()
+    }
+
+    /// One connection holds `after` where it held `before`.
+    pub(crate) fn change(&self, before: Held, after: Held) {
+        let sum = self.0.get();
+        self.0.set(Held {
+            requests: sum.requests + after.requests - before.requests,
+            answers: sum.answers + after.answers - before.answers,
+        });
+    }
 }
 
 /// Tells the connections of one thread to end gracefully.

@@ -1,7 +1,6 @@
 //! Version texts.
 
-/// The etcd release whose interface this is; clients and test suites choose their behaviour by it.
-pub const ETCD_VERSION: &str = "3.6.5";
+pub use crate::version::ETCD as ETCD_VERSION;
 
 /// What `etcd --version` prints: the first line is read by test suites, the others by people.
 pub(crate) fn etcd_text() -> String {

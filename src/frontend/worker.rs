@@ -21,7 +21,7 @@ use tokio::{
 
 use super::HandlersFactory;
 use crate::api::{
-    connection::{self, ConnectionInfo, Drain, Environment, Http1Limits},
+    connection::{self, ConnectionInfo, Drain, Environment, HeldAccount, Http1Limits},
     h2::Limits,
 };
 
@@ -179,6 +179,7 @@ impl Worker {
                 limits: Rc::new(self.limits),
                 http1: self.http1,
                 drain: Rc::new(Drain::default()),
+                held: HeldAccount::default(),
             }),
             open: Cell::new(0),
             empty: Notify::new(),

@@ -39,10 +39,7 @@ fn main() -> anyhow::Result<()> {
         })
     };
     let engine = open()?;
-    let options = match std::env::var("EVENTS") {
-        Ok(events) => Options { events_max: events.parse()?, ..Options::default() },
-        Err(_) => Options::default(),
-    };
+    let options = Options::default();
     let mut machine = StateMachine::open(Arc::clone(&engine), options.clone())?;
     println!("{puts} puts of {VALUE_BYTES} B over {keys} keys, entries of {BATCH}");
     println!("memory at the start {} MB", resident_mb());
@@ -70,13 +67,14 @@ fn main() -> anyhow::Result<()> {
     println!("memory {} MB, in use {} MB", resident_mb(), machine.size_in_use_bytes() >> 20);
 
     let all = Range { key: b"\0"[..].into(), range_end: b"\0"[..].into(), ..Range::default() };
-    timed("count of all keys", || machine.range(&Range { count_only: true, ..all.clone() }))?;
-    timed("range of all keys", || machine.range(&all))?;
+    let _ =
+        timed("count of all keys", || machine.range(&Range { count_only: true, ..all.clone() }))?;
+    let _ = timed("range of all keys", || machine.range(&all))?;
     let middle = machine.revision() / 2;
-    timed("range of all keys at an old revision", || {
+    let _ = timed("range of all keys at an old revision", || {
         machine.range(&Range { revision: middle, ..all.clone() })
     })?;
-    timed("hash of all history", || machine.hash_kv(0))?;
+    let _ = timed("hash of all history", || machine.hash_kv(0))?;
 
     let mark = Mark { index: puts, payload: Bytes::new() };
     machine.apply(mark, vec![Command::Compact(Compact { revision: machine.revision() })])?;
@@ -110,7 +108,11 @@ fn put(number: u64, keys: u64) -> Command {
     // An odd factor scatters the keys.
     let key = number.wrapping_mul(2_654_435_761) % keys;
     let key = Bytes::from(format!("/registry/pods/{key:08}"));
-    Command::Put(Put { key, value: Bytes::from(vec![number as u8; VALUE_BYTES]), ..Put::default() })
+    Command::Put(Put {
+        key,
+        value: Bytes::from(vec![number.to_le_bytes()[0]; VALUE_BYTES]),
+        ..Put::default()
+    })
 }
 
 fn flush(machine: &mut StateMachine, engine: &dyn Engine) -> anyhow::Result<()> {
@@ -145,5 +147,5 @@ fn cpu_time() -> Duration {
 fn resident_mb() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * 4096 >> 20
+    (pages * 4096) >> 20
 }

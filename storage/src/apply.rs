@@ -19,7 +19,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub(crate) use self::open::{FORMAT, encode_mark};
-pub use self::{flush::Flush, read::HistoryPage};
+pub use self::{
+    flush::Flush,
+    read::{HashKv, HistoryPage},
+};
 use self::{flush::Maintenance, tables::Tables};
 use crate::{
     Error, LeaseId, Rejected,
@@ -46,8 +49,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: 1 << 30,
-            events_max: 100_000,
-            events_bytes_max: 64 << 20,
+            events_max: 20_000,
+            events_bytes_max: 16 << 20,
             quota_bytes: 2 << 30,
         }
     }
@@ -95,7 +98,7 @@ pub struct StateMachine {
     pruning: Pruning,
     maintenance: Maintenance,
     lease_feed: LeaseFeed,
-    /// Held by exports: compacted history stays while more than one holds it.
+    /// Held by exports and hashes: compacted history stays while they do.
     pin: Arc<()>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | item | what |
 //! |---|---|
-//! | [`EventRing`] | the latest events, shared by all watchers |
+//! | `EventRing` | the latest events, shared by all watchers |
 //! | [`WatcherSet`] | the watchers that an event's key concerns |
 //! | [`Filters`] | kinds of events a watcher does not want |
 //! | [`fragments`] | a long answer in parts that fit a message |

@@ -87,7 +87,7 @@ async fn client(id: usize, mut random: Random, shared: Arc<Shared>) {
     let members: Vec<Client> =
         shared.urls.iter().map(|url| Client::with_limit(url, OPERATION_LIMIT)).collect();
     let mut at = random.below(members.len());
-    let mut known = vec![0_i64; KEYS];
+    let mut known = [0_i64; KEYS];
     while !shared.stop.load(Ordering::Relaxed) {
         let _open = shared.gate.read().await;
         let index = random.below(KEYS);

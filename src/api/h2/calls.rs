@@ -15,7 +15,7 @@ use futures::future::LocalBoxFuture;
 
 use super::{
     super::{
-        connection::{ConnectionInfo, Environment},
+        connection::{ConnectionInfo, Environment, Held},
         service::{CallContext, MethodKind, Status},
     },
     core::{Core, End, Event, OUTPUT_BYTES_HARD},
@@ -82,6 +82,8 @@ pub(super) struct Calls {
     next_deadline: Option<Instant>,
     /// Request bytes no service has taken.
     held_bytes: usize,
+    /// What this connection has added to the thread's account.
+    accounted: Held,
 }
 
 impl Calls {
@@ -96,6 +98,7 @@ impl Calls {
             roomy: Vec::new(),
             next_deadline: None,
             held_bytes: 0,
+            accounted: Held::default(),
         }
     }
 
@@ -210,7 +213,7 @@ impl Calls {
             }
             Call::Vacant | Call::Complete(..) | Call::Unary(_) => Ok(()),
         };
-        let within = self.held_bytes <= self.environment.limits.request_bytes_max;
+        let within = self.held_bytes <= self.request_bytes_max();
         match outcome {
             Ok(()) if within => {}
             Ok(()) => self.fail(tag, core, grpc::too_much_buffered()),
@@ -274,12 +277,37 @@ impl Calls {
                 self.ready.take(&mut self.turn);
             }
         }
+        self.account(core.held_bytes());
         ran > 0
+    }
+
+    /// Brings the thread's account up to date with this connection.
+    fn account(&mut self, answers: usize) {
+        let now = Held { requests: self.held_bytes, answers };
+        if now != self.accounted {
+            self.environment.held.change(self.accounted, now);
+            self.accounted = now;
+        }
+    }
+
+    /// Limit of unread request bytes; little once the connections of the thread together have
+    /// too much, so that those who hold most are refused and small requests are not.
+    fn request_bytes_max(&self) -> usize {
+        let limits = &self.environment.limits;
+        let pressed = self.environment.held.get().requests > limits.thread_request_bytes_max;
+        if pressed { limits.pressed_bytes_max } else { limits.request_bytes_max }
+    }
+
+    /// The same for answers.
+    fn answer_bytes_max(&self) -> usize {
+        let limits = &self.environment.limits;
+        let pressed = self.environment.held.get().answers > limits.thread_answer_bytes_max;
+        if pressed { limits.pressed_bytes_max } else { limits.answer_bytes_max }
     }
 
     /// Whether the client listens well enough for calls to go on.
     fn may_run(&self, core: &Core) -> bool {
-        core.unary_pending_bytes() < self.environment.limits.answer_bytes_max
+        core.unary_pending_bytes() < self.answer_bytes_max()
             && core.output().len() < OUTPUT_BYTES_HARD
     }
 
@@ -301,13 +329,13 @@ impl Calls {
             }
             Call::Stream(call) => {
                 let before = call.backlog_bytes();
-                let ran = call.run(stream, core, &self.environment.limits, &slot.waker);
+                let ran = call.run(stream, core, &slot.waker);
                 self.held_bytes -= before - call.backlog_bytes();
                 ran
             }
             Call::Plain(call) => {
                 let before = call.backlog_bytes();
-                let ran = call.run(stream, core, &self.environment.limits, &slot.waker);
+                let ran = call.run(stream, core, &slot.waker);
                 self.held_bytes -= before - call.backlog_bytes();
                 ran
             }
@@ -405,6 +433,12 @@ impl Calls {
                 (self.slots, self.free) = (Vec::new(), Vec::new());
             }
         }
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        self.environment.held.change(self.accounted, Held::default());
     }
 }
 

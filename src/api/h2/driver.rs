@@ -144,12 +144,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             }
             let wrote = self.write(context, now)?;
             let stalled = self.stalled_since.is_some() && !wrote;
-            if !read && (stalled || !ran && !(wrote && self.has_more())) {
-                return self.arm(context, now);
+            let more = ran || wrote && self.has_more();
+            if !read && (stalled || !more) {
+                self.arm(context, now);
+                return Ok(());
             }
         }
         context.waker().wake_by_ref(); // others first
-        self.arm(context, now)
+        self.arm(context, now);
+        Ok(())
     }
 
     fn has_more(&self) -> bool {
@@ -300,7 +303,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     }
 
     /// Sets the timer to the earliest time at which [`Driver::act`] has something to do.
-    fn arm(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), Finished> {
+    fn arm(&mut self, context: &mut Context<'_>, now: Instant) {
         let mut due = now + FAR;
         let mut at = |since: Option<Instant>, wait: Duration| {
             if let Some(since) = since {
@@ -331,7 +334,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 context.waker().wake_by_ref();
             }
         }
-        Ok(())
     }
 }
 

@@ -19,6 +19,14 @@ pub struct Limits {
     pub request_bytes_max: usize,
     /// Bytes of unary answers waiting for the client; above it no call is continued.
     pub answer_bytes_max: usize,
+    /// Bytes of unread requests over all connections of a thread; above it each may hold
+    /// `pressed_bytes_max`.
+    pub thread_request_bytes_max: usize,
+    /// Bytes of answers waiting over all connections of a thread; above it each may have
+    /// `pressed_bytes_max` waiting before its calls stop.
+    pub thread_answer_bytes_max: usize,
+    /// What one connection may hold, of requests or of answers, while its thread has too much.
+    pub pressed_bytes_max: usize,
     /// Bytes of one stream's messages waiting for the client; above it the service waits.
     pub stream_answer_bytes_max: usize,
     /// Window announced for each stream, in bytes.
@@ -65,6 +73,9 @@ impl Default for Limits {
             streams_max: 1 << 16,
             request_bytes_max: 64 << 20,
             answer_bytes_max: 8 << 20,
+            thread_request_bytes_max: 256 << 20,
+            thread_answer_bytes_max: 256 << 20,
+            pressed_bytes_max: 64 << 10,
             stream_answer_bytes_max: 64 << 10,
             stream_window_bytes: 1 << 20,
             connection_window_bytes: 4 << 20,

@@ -2,10 +2,10 @@
 //!
 //! A general HTTP/2 stack costs more per request than a put does. This one does what a server
 //! with small unary calls and some long streams needs, and answers many calls with one write:
-//! - [`core`]: the protocol without I/O (frames, header compression, streams, flow control,
+//! - `core`: the protocol without I/O (frames, header compression, streams, flow control,
 //!   abuse limits): bytes in, events and bytes out;
-//! - [`calls`]: the calls of a connection, polled by its one task through reusable wakers;
-//! - [`driver`]: reads, runs, writes, keeps time.
+//! - `calls`: the calls of a connection, polled by its one task through reusable wakers;
+//! - `driver`: reads, runs, writes, keeps time.
 //!
 //! Deliberately absent: server push, priorities, request compression (answered with
 //! Unimplemented and `grpc-accept-encoding: identity`), upgrade from HTTP/1.1 (`h2c` is spoken

@@ -26,7 +26,6 @@ use super::{
     frame::ErrorCode,
     head::RequestHead,
     inbox::Inbox,
-    limits::Limits,
 };
 
 /// Fields of HTTP/1.1 that have no place in HTTP/2: RFC 9113 section 8.2.2.
@@ -43,6 +42,8 @@ enum Answer {
 pub(super) struct PlainCall {
     inbox: Inbox,
     answer: Answer,
+    /// The client asked for the head alone; HTTP/2 allows no body then.
+    head_only: bool,
 }
 
 impl PlainCall {
@@ -66,7 +67,7 @@ impl PlainCall {
             ..CallContext::default()
         };
         let answer = Answer::Awaited(environment.http.handle(request(head, body), context));
-        Self { inbox, answer }
+        Self { inbox, answer, head_only: head.method.value() == b"HEAD" }
     }
 
     pub(super) fn backlog_bytes(&self) -> usize {
@@ -79,13 +80,7 @@ impl PlainCall {
     }
 
     /// Goes on as far as the handler, the client and the limits allow.
-    pub(super) fn run(
-        &mut self,
-        stream: u32,
-        core: &mut Core,
-        limits: &Limits,
-        waker: &Waker,
-    ) -> Ran {
+    pub(super) fn run(&mut self, stream: u32, core: &mut Core, waker: &Waker) -> Ran {
         let context = &mut Context::from_waker(waker);
         if let Ok(used) = self.inbox.poll(context) {
             core.release(stream, used);
@@ -104,10 +99,14 @@ impl PlainCall {
                     .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
                     .chain(length.iter().map(|length| (&b"content-length"[..], length.as_bytes()))),
             );
+            if self.head_only {
+                core.finish(stream, End::Body);
+                return Ran::Over;
+            }
             self.answer = Answer::Body(body);
         }
         let Answer::Body(body) = &mut self.answer else { return Ran::Waits };
-        while core.pending_bytes(stream) < limits.stream_answer_bytes_max {
+        while core.has_room(stream) {
             match Pin::new(&mut *body).poll_frame(context) {
                 Poll::Pending => return Ran::Waits,
                 Poll::Ready(Some(Ok(frame))) => {

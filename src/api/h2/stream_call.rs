@@ -15,7 +15,6 @@ use super::{
     core::{Core, End},
     grpc::Deframer,
     inbox::Inbox,
-    limits::Limits,
 };
 
 /// One streaming call and its two channels.
@@ -57,13 +56,7 @@ impl StreamCall {
     }
 
     /// Goes on as far as the service, the client and the limits allow.
-    pub(super) fn run(
-        &mut self,
-        stream: u32,
-        core: &mut Core,
-        limits: &Limits,
-        waker: &Waker,
-    ) -> Ran {
+    pub(super) fn run(&mut self, stream: u32, core: &mut Core, waker: &Waker) -> Ran {
         let context = &mut Context::from_waker(waker);
         match self.inbox.poll(context) {
             Ok(used) => core.release(stream, used),
@@ -79,7 +72,7 @@ impl StreamCall {
             self.service = None;
             self.answers.close();
         }
-        while core.pending_bytes(stream) < limits.stream_answer_bytes_max {
+        while core.has_room(stream) {
             match self.answers.poll_recv(context) {
                 Poll::Ready(Some(answer)) => core.send_message(stream, answer),
                 Poll::Ready(None) if self.service.is_none() => {

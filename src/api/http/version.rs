@@ -6,7 +6,7 @@ use super::{HealthSource, answer};
 use crate::api::service::HttpBody;
 
 /// The etcd release whose behaviour this server has.
-pub(super) const SERVER_VERSION: &str = "3.6.0";
+pub(super) const SERVER_VERSION: &str = crate::version::ETCD;
 
 /// What etcd prints before the members agreed on a version.
 const NOT_DECIDED: &str = "not_decided";

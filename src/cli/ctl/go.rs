@@ -147,7 +147,7 @@ pub(super) fn words(line: &str) -> Result<Vec<Vec<u8>>, String> {
                 .ok_or_else(|| format!("invalid quoted string: {rest}"))?,
             _ => {
                 let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
-                (rest[..end].as_bytes().to_vec(), &rest[end..])
+                (rest.as_bytes()[..end].to_vec(), &rest[end..])
             }
         };
         words.push(word);

@@ -249,7 +249,7 @@ impl StateMachine {
     }
 
     /// Prunes up to `keys_max` keys of compacted history; true when more is left. While an
-    /// export is alive nothing is pruned. The engine follows with the flushes after it.
+    /// export or a hash is alive nothing is pruned. The engine follows with the flushes after it.
     ///
     /// # Errors
     /// [`Error`]: the node must stop.

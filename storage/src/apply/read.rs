@@ -9,7 +9,7 @@ use crate::{
     Error, KeyValue, LeaseId, Rejected, Revision,
     command::{AlarmKind, Event, EventKind, Range, RangeResponse, Txn, TxnResponse},
     history::ChangeRef,
-    mvcc::{End, RangePage},
+    mvcc::{End, RangePage, compact::Hashing},
     types::{KeyRange, Rev},
 };
 
@@ -24,6 +24,30 @@ pub struct HistoryPage {
     pub events: Vec<Event>,
     /// Next revision to ask for; above the current one at the end.
     pub next: Revision,
+}
+
+/// A hash of the key space under way. While it is alive, compacted history is not pruned.
+#[derive(Debug)]
+pub struct HashKv {
+    hashing: Hashing,
+    _pin: Arc<()>,
+}
+
+impl HashKv {
+    /// Hashes up to `changes_max` more changes of `machine`, the one it was begun on; it may
+    /// change between steps. At the end (hash, revision hashed, compact revision).
+    ///
+    /// # Errors
+    /// [`Error`]: the node must stop.
+    pub fn step(
+        &mut self,
+        machine: &StateMachine,
+        changes_max: u64,
+    ) -> Result<Option<(u32, Revision, Revision)>, Error> {
+        let Self { hashing, .. } = self;
+        let is_done = machine.store.hash_step(hashing, changes_max)?;
+        Ok(is_done.then_some((hashing.hash, hashing.revision, hashing.compact_revision)))
+    }
 }
 
 impl StateMachine {
@@ -91,7 +115,7 @@ impl StateMachine {
     /// etcd HashKV at `revision` (0: now): (hash, revision hashed, compact revision). Members
     /// with equal revisions and compact revisions have equal hashes, whatever they pruned.
     ///
-    /// Cost: reads all history.
+    /// Cost: reads all history; [`StateMachine::begin_hash`] does it in steps.
     ///
     /// # Errors
     /// As [`StateMachine::range`].
@@ -99,7 +123,24 @@ impl StateMachine {
         &self,
         revision: Revision,
     ) -> Result<Result<(u32, Revision, Revision), Rejected>, Error> {
-        self.store.hash_kv(revision)
+        let mut hash = match self.begin_hash(revision) {
+            Ok(hash) => hash,
+            Err(rejected) => return Ok(Err(rejected)),
+        };
+        loop {
+            if let Some(answer) = hash.step(self, u64::MAX)? {
+                return Ok(Ok(answer));
+            }
+        }
+    }
+
+    /// Begins [`StateMachine::hash_kv`] in steps, so that no step holds a lock for long.
+    ///
+    /// # Errors
+    /// [`Rejected::FutureRevision`], [`Rejected::Compacted`].
+    pub fn begin_hash(&self, revision: Revision) -> Result<HashKv, Rejected> {
+        let hashing = self.store.begin_hash(revision)?;
+        Ok(HashKv { hashing, _pin: Arc::clone(&self.pin) })
     }
 
     /// A lease; `None` where there is no such lease.
@@ -226,7 +267,7 @@ impl StateMachine {
             last = change.rev;
             seen += 1;
             if end.contains(&range.key, change.key)
-                && (change.rev.main > compact_revision || self.store.is_kept(&change))
+                && (self.store.is_kept(&change, compact_revision))
             {
                 page.events.push(event(&change));
             }

@@ -20,7 +20,7 @@ use crate::{
 pub(crate) const CHANGES_MAX: usize = 256;
 /// A block is full once its records take this many bytes. Reading one change of history reads
 /// one block, so larger blocks make writes cheaper and single old reads dearer.
-pub(crate) const RECORDS_BYTES_FULL: usize = 32 << 10;
+pub(crate) const RECORDS_BYTES_FULL: usize = 16 << 10;
 
 const FORMAT: u8 = 1;
 const CRC_AT: usize = 1;

@@ -9,11 +9,11 @@
 
 use std::ops::Bound;
 
-use super::{Answer, Store};
+use super::Store;
 use crate::{
-    Rejected, Revision,
+    Error, Rejected, Revision,
     command::Compact,
-    history::{ChangeRef, DeadSet},
+    history::{ChangeRef, DeadSet, next_rev},
     types::Rev,
 };
 
@@ -80,46 +80,67 @@ impl Store {
         }
     }
 
-    /// True where a compaction at the compact revision keeps `change`.
-    pub(crate) fn is_kept(&self, change: &ChangeRef<'_>) -> bool {
-        if change.rev.main > self.compact_revision {
+    /// True where a compaction at `compact_revision`, the present one or an earlier one that
+    /// pruning has not gone beyond, keeps `change`.
+    pub(crate) fn is_kept(&self, change: &ChangeRef<'_>, compact_revision: Revision) -> bool {
+        if change.rev.main > compact_revision {
             return true;
         }
-        if change.tombstone && change.rev.main < self.compact_revision {
+        if change.tombstone && change.rev.main < compact_revision {
             return false;
         }
         // A key that is gone from the index had only dropped changes.
         let entry = self.index.get(change.key);
-        let kept = entry.and_then(|entry| entry.change_at(self.compact_revision));
+        let kept = entry.and_then(|entry| entry.change_at(compact_revision));
         kept.is_some_and(|(rev, _)| rev == change.rev)
     }
 
-    /// etcd's HashKV at `revision` (0: now): checksum over the changes up to it that compaction
-    /// keeps. The same on every member that has the same revision and compact revision.
-    /// Returns the hash, the revision hashed and the compact revision.
-    ///
-    /// Cost: reads all history.
-    pub(crate) fn hash_kv(&self, revision: Revision) -> Answer<(u32, Revision, Revision)> {
-        if revision > 0 && revision < self.compact_revision {
-            let compact_revision = self.compact_revision;
-            return Ok(Err(Rejected::Compacted { compact_revision }));
+    /// Begins a hash at `revision` (0: now).
+    pub(crate) fn begin_hash(&self, revision: Revision) -> Result<Hashing, Rejected> {
+        let compact_revision = self.compact_revision;
+        if revision > 0 && revision < compact_revision {
+            return Err(Rejected::Compacted { compact_revision });
         }
         if revision > self.revision {
-            return Ok(Err(Rejected::FutureRevision));
+            return Err(Rejected::FutureRevision);
         }
         let revision = if revision == 0 { self.revision } else { revision };
-        let mut hash = 0;
-        self.history.scan(Rev::default(), |change| {
-            if change.rev.main > revision {
+        Ok(Hashing { revision, compact_revision, from: Rev::default(), hash: 0 })
+    }
+
+    /// Hashes up to `changes_max` more changes; true at the end.
+    pub(crate) fn hash_step(&self, hashing: &mut Hashing, changes_max: u64) -> Result<bool, Error> {
+        let mut seen = 0;
+        let mut done = true;
+        let mut next = hashing.from;
+        self.history.scan(hashing.from, |change| {
+            if change.rev.main > hashing.revision {
                 return Ok(false);
             }
-            if self.is_kept(&change) {
-                hash = hash_change(hash, &change);
+            if seen >= changes_max.max(1) {
+                done = false;
+                return Ok(false);
+            }
+            seen += 1;
+            next = next_rev(change.rev);
+            if self.is_kept(&change, hashing.compact_revision) {
+                hashing.hash = hash_change(hashing.hash, &change);
             }
             Ok(true)
         })?;
-        Ok(Ok((hash, revision, self.compact_revision)))
+        hashing.from = next;
+        Ok(done)
     }
+}
+
+/// etcd's HashKV under way: a checksum over the changes up to a revision that compaction keeps.
+/// The same on every member that has the same revision and compact revision.
+#[derive(Debug)]
+pub(crate) struct Hashing {
+    pub(crate) revision: Revision,
+    pub(crate) compact_revision: Revision,
+    from: Rev,
+    pub(crate) hash: u32,
 }
 
 /// Continues a checksum (CRC-32C, as etcd's) with one change.

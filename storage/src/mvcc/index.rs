@@ -26,6 +26,8 @@ pub(crate) struct Index {
 
 /// Keys the eviction hand looks at in one go.
 const EVICT_STEP_KEYS: usize = 4096;
+/// Keys it looks at in one call at most: the caller holds the write lock.
+const EVICT_KEYS_MAX: usize = 1 << 16;
 
 impl Index {
     pub(crate) fn get(&self, key: &[u8]) -> Option<&KeyEntry> {
@@ -132,11 +134,12 @@ impl Index {
     }
 
     /// Puts values out of memory until at most `budget` bytes are held, sparing those read
-    /// since the hand last passed. Only versions below `unflushed` can go. Bounded work: at
-    /// most two rounds over the keys.
+    /// since the hand last passed. Only versions below `unflushed` can go. Bounded work: what a
+    /// call does not reach is left to the next one.
     pub(crate) fn evict(&mut self, budget: u64, unflushed: Rev) {
         let mut seen = 0;
-        while self.cached_bytes > budget && seen < self.keys.len() * 2 {
+        let seen_max = EVICT_KEYS_MAX.min(self.keys.len() * 2);
+        while self.cached_bytes > budget && seen < seen_max {
             let hand = self.hand.take();
             let from = hand.as_deref().map_or(Bound::Unbounded, Bound::Included);
             let mut freed = 0;

@@ -11,13 +11,16 @@ use crate::{
     types::Rev,
 };
 
+/// Key and value of an engine row.
+type Row = (Vec<u8>, Vec<u8>);
+
 /// A consistent view of a state machine as of the call that made it. While it is alive,
 /// compacted history is not pruned: finish or drop it soon.
 #[derive(Debug)]
 pub struct Export {
     header: Header,
     /// Rows of the small tables not yet written.
-    rows: VecDeque<(Vec<u8>, Vec<u8>)>,
+    rows: VecDeque<Row>,
     from: Rev,
     sequence: u32,
     rows_written: u64,
@@ -27,11 +30,7 @@ pub struct Export {
 }
 
 impl Export {
-    pub(crate) fn new(
-        header: Header,
-        rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
-        pin: Arc<()>,
-    ) -> Self {
+    pub(crate) fn new(header: Header, rows: impl IntoIterator<Item = Row>, pin: Arc<()>) -> Self {
         Self {
             header,
             rows: rows.into_iter().collect(),
@@ -92,7 +91,7 @@ impl Export {
         chunk
     }
 
-    fn next_row(&mut self, machine: &StateMachine) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
+    fn next_row(&mut self, machine: &StateMachine) -> Result<Option<Row>, Error> {
         if let Some(row) = self.rows.pop_front() {
             return Ok(Some(row));
         }

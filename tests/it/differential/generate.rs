@@ -89,7 +89,7 @@ impl Generator {
     }
 
     fn key(&mut self) -> &'static [u8] {
-        if self.random.chance(1) { b"" } else { *self.random.pick::<&[u8]>(&KEYS) }
+        if self.random.chance(1) { b"" } else { self.random.pick::<&[u8]>(&KEYS) }
     }
 
     /// A range end: none, the prefix of `key`, everything after it, another key, nothing at all.

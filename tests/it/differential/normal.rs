@@ -92,7 +92,7 @@ fn settle_ties(range: &Value, answer: &mut Value) {
     }
     let last = groups.len().saturating_sub(1);
     for (index, group) in groups.into_iter().enumerate() {
-        if cut && index == last && group.len() > 0 {
+        if cut && index == last && !group.is_empty() {
             kvs.extend(group.into_iter().map(|kv| json!({ "tie": kv.get(target) })));
         } else {
             kvs.extend(sorted(group));

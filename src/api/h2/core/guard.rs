@@ -4,6 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::super::limits::{Limits, PING_STRIKES_MAX};
 
+/// Idle frames an answered stream gives back: some clients adjust windows with every call.
+const IDLE_FRAMES_PER_ANSWER: u32 = 4;
+/// Data sent that gives one idle frame back, in bytes.
+const BYTES_PER_IDLE_FRAME: usize = 4096;
+
 /// Tokens that come back with time, up to a burst.
 #[derive(Debug)]
 pub(super) struct Bucket {
@@ -36,8 +41,8 @@ impl Bucket {
         true
     }
 
-    fn give(&mut self) {
-        self.left = (self.left + 1).min(self.burst);
+    fn give(&mut self, tokens: u32) {
+        self.left = self.left.saturating_add(tokens).min(self.burst);
     }
 }
 
@@ -51,6 +56,8 @@ pub(super) struct Guard {
     last_ping: Option<Instant>,
     /// Headers or data were sent since the last ping: clients measure with pings then.
     traffic: bool,
+    /// Data sent that has not given an idle frame back yet, in bytes.
+    sent_bytes: usize,
 }
 
 /// The client must be told to calm down, with this text.
@@ -66,6 +73,7 @@ impl Guard {
             ping_strikes: 0,
             last_ping: None,
             traffic: false,
+            sent_bytes: 0,
         }
     }
 
@@ -74,9 +82,10 @@ impl Guard {
         if self.resets.take(1, now) { Ok(()) } else { Err(Flood("too_many_resets")) }
     }
 
-    /// A stream got its answer.
+    /// A stream got its answer. Clients that work may also adjust windows and settings.
     pub(super) fn answered(&mut self) {
-        self.resets.give();
+        self.resets.give(1);
+        self.idle_frames.give(IDLE_FRAMES_PER_ANSWER);
     }
 
     /// A frame that costs work and carries no request.
@@ -84,9 +93,15 @@ impl Guard {
         if self.idle_frames.take(cost, now) { Ok(()) } else { Err(Flood("too_many_frames")) }
     }
 
-    /// Headers or data went out.
-    pub(super) fn sent(&mut self) {
+    /// Headers or `bytes` of data went out.
+    pub(super) fn sent(&mut self, bytes: usize) {
         self.traffic = true;
+        self.sent_bytes += bytes;
+        if self.sent_bytes >= BYTES_PER_IDLE_FRAME {
+            let frames = self.sent_bytes / BYTES_PER_IDLE_FRAME;
+            self.idle_frames.give(u32::try_from(frames).unwrap_or(u32::MAX));
+            self.sent_bytes %= BYTES_PER_IDLE_FRAME;
+        }
     }
 
     /// A ping arrived. Pings after traffic are free; others may come once per interval, and
@@ -127,7 +142,7 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let mut guard = Guard::new(&Limits::default(), start);
         for ms in 0..100 {
-            guard.sent();
+            guard.sent(0);
             assert!(guard.ping(at(ms)).is_ok());
         }
         assert!(guard.ping(at(200)).is_ok() && guard.ping(at(300)).is_ok());

@@ -120,6 +120,8 @@ pub(super) struct Core {
     frame_bytes_max: usize,
     send_queue: VecDeque<u32>,
     unary_pending_bytes: usize,
+    /// Bytes of all streams not yet moved to the output.
+    queued_bytes: usize,
     /// Tags of streams with room again.
     roomy: Vec<u32>,
     out: Vec<u8>,
@@ -167,6 +169,7 @@ impl Core {
             frame_bytes_max: frame::FRAME_BYTES_DEFAULT,
             send_queue: VecDeque::new(),
             unary_pending_bytes: 0,
+            queued_bytes: 0,
             roomy: Vec::new(),
             out,
             out_sent: 0,
@@ -227,7 +230,7 @@ impl Core {
         self.closed = true;
         self.streams.clear();
         self.send_queue.clear();
-        self.unary_pending_bytes = 0;
+        (self.unary_pending_bytes, self.queued_bytes) = (0, 0);
         self.assembly = None;
     }
 

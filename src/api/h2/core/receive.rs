@@ -30,7 +30,7 @@ pub(super) struct Memo {
 
 /// Longest block worth remembering, in bytes.
 const MEMO_BYTES_MAX: usize = 256;
-/// Window updates below this many bytes are charged: they make us send in crumbs.
+/// Window updates below this many bytes are charged while they make us send in crumbs.
 const WINDOW_CRUMB_BYTES: u32 = 256;
 /// Streams adjusted for the price of one idle frame when the client changes all windows.
 const STREAMS_PER_CHARGE: usize = 64;
@@ -283,10 +283,10 @@ impl Core {
             (4, Some(word)) => word & 0x7fff_ffff,
             _ => return Err(Violation(FRAME_SIZE, "window update of a wrong size")),
         };
-        if increment < WINDOW_CRUMB_BYTES {
-            self.guard.idle_frame(1, now)?;
-        }
         if head.stream == 0 {
+            if increment < WINDOW_CRUMB_BYTES && !self.send_queue.is_empty() {
+                self.guard.idle_frame(1, now)?;
+            }
             self.send_window += i64::from(increment);
             return match increment {
                 0 => Err(Violation(PROTOCOL, "window update of nothing")),
@@ -302,6 +302,9 @@ impl Core {
         };
         if increment == 0 {
             return self.stream_error(head.stream, PROTOCOL, now);
+        }
+        if increment < WINDOW_CRUMB_BYTES && open.pending_bytes > 0 {
+            self.guard.idle_frame(1, now)?;
         }
         open.send_window += i64::from(increment);
         if open.send_window > WINDOW_MAX {

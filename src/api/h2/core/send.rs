@@ -118,9 +118,12 @@ impl Core {
         }
     }
 
-    /// Bytes of a stream not yet moved to the output.
-    pub(in super::super) fn pending_bytes(&self, stream: u32) -> usize {
-        self.streams.get(&stream).map_or(0, |open| open.pending_bytes)
+    /// Whether a streaming answer may be queued: the stream has little waiting, and nothing at
+    /// all while the connection has too much.
+    pub(in super::super) fn has_room(&self, stream: u32) -> bool {
+        let pressed = self.queued_bytes >= self.limits.answer_bytes_max;
+        let limit = if pressed { 1 } else { self.limits.stream_answer_bytes_max };
+        self.streams.get(&stream).is_none_or(|open| open.pending_bytes < limit)
     }
 
     /// Asks for the stream's tag in [`Core::take_roomy`] once half of its answers are sent.
@@ -133,6 +136,11 @@ impl Core {
     /// Tags of streams that have room again.
     pub(in super::super) fn take_roomy(&mut self, tags: &mut Vec<u32>) {
         tags.append(&mut self.roomy);
+    }
+
+    /// Memory of answers the client has not taken.
+    pub(in super::super) fn held_bytes(&self) -> usize {
+        self.queued_bytes + self.output().len()
     }
 
     /// Bytes of unary answers not yet moved to the output.
@@ -215,13 +223,14 @@ impl Core {
         let moved = i64::try_from(length).unwrap_or_default();
         (open.send_window, self.send_window) = (open.send_window - moved, self.send_window - moved);
         open.pending_bytes -= length;
+        self.queued_bytes -= length;
         if open.wants_room && open.pending_bytes <= self.limits.stream_answer_bytes_max / 2 {
             open.wants_room = false;
             if open.tag != NO_TAG {
                 self.roomy.push(open.tag);
             }
         }
-        self.guard.sent();
+        self.guard.sent(length);
         Sent { left: open.pending_bytes, unary: if open.unary { length } else { 0 } }
     }
 
@@ -238,6 +247,7 @@ impl Core {
     fn queue(&mut self, stream: u32, chunk: Chunk) {
         let Some(open) = self.streams.get_mut(&stream) else { return };
         open.pending_bytes += chunk.len();
+        self.queued_bytes += chunk.len();
         if open.unary {
             self.unary_pending_bytes += chunk.len();
         }
@@ -297,6 +307,7 @@ impl Core {
     /// Removes a stream from the table and its bytes from the counts.
     pub(super) fn drop_stream(&mut self, stream: u32) -> Option<Stream> {
         let open = self.streams.remove(&stream)?;
+        self.queued_bytes -= open.pending_bytes;
         if open.unary {
             self.unary_pending_bytes -= open.pending_bytes;
         }
@@ -332,7 +343,7 @@ impl Core {
         let flags = flag::END_HEADERS | if end { flag::END_STREAM } else { 0 };
         let start = open_frame(&mut self.out, kind::HEADERS, flags, stream);
         block(&mut self.encoder, &mut self.out);
-        self.guard.sent();
+        self.guard.sent(0);
         let body = start + frame::HEAD_BYTES;
         if self.out.len() - body <= self.frame_bytes_max {
             close_frame(&mut self.out, start);

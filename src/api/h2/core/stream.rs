@@ -109,6 +109,7 @@ pub(super) struct StreamHasher {
 }
 
 impl Hasher for StreamHasher {
+    #[expect(clippy::cast_possible_truncation, reason = "takes the halves")]
     fn write_u32(&mut self, number: u32) {
         let wide = u128::from(u64::from(number) ^ self.key) * u128::from(self.key);
         let [low, high] = [wide as u64, (wide >> 64) as u64];

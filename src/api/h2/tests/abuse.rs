@@ -142,3 +142,33 @@ fn a_client_that_does_not_listen_stops_its_own_calls() {
         assert!(asked < 32, "{asked} answers of 1 MiB for a client that reads nothing");
     });
 }
+
+#[test]
+fn a_thread_full_of_unread_requests_refuses_the_holders_and_serves_the_small() {
+    let limits = Limits { thread_request_bytes_max: 1 << 20, ..Limits::default() };
+    with_server(limits, async |server| {
+        let mut holders = Vec::new();
+        let mut refused = false;
+        for _ in 0..20 {
+            let mut client = RawClient::connect(server.address, &[]).await;
+            let mut out = call_head(1, PUT, &[], false);
+            let length = 16_384;
+            for part in 0..8 {
+                FrameHead { length, kind: kind::DATA, flags: 0, stream: 1 }.put(&mut out);
+                let start = out.len();
+                out.resize(start + length, 0);
+                if part == 0 {
+                    out[start..start + 5].copy_from_slice(&[0, 0, 0x10, 0, 0]);
+                }
+            }
+            client.send(&out).await;
+            let answer = tokio::time::timeout(Duration::from_millis(50), client.grpc_status());
+            refused |= answer.await.is_ok_and(|status| status.unwrap().0 == "8");
+            holders.push(client);
+        }
+        assert!(refused);
+        let mut innocent = RawClient::connect(server.address, &[]).await;
+        innocent.send(&put(1, "echo")).await;
+        assert_eq!(innocent.grpc_status().await.unwrap().0, "0");
+    });
+}

@@ -77,7 +77,11 @@ fn plain_requests_over_http2_reach_the_handler() {
         client.send(&out).await;
         assert_eq!(answer(&mut client).await.1, b"POST /v3/kv/put one,two");
 
-        client.send(&head(5, "GET", "/big?1000000", true)).await;
+        client.send(&head(7, "HEAD", "/health", true)).await;
+        let (fields, body) = answer(&mut client).await;
+        assert!(fields.contains(&pair("content-length", "13")) && body.is_empty());
+
+        client.send(&head(9, "GET", "/big?1000000", true)).await;
         assert_eq!(answer(&mut client).await.1.len(), 1_000_000);
     });
 }

@@ -189,6 +189,9 @@ fn a_reset_or_a_lost_connection_drops_the_call() {
     });
 }
 
+/// Name, path, metadata, body; code and text of the answer.
+type RuleCase<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [u8], &'a str, &'a str);
+
 #[test]
 fn calls_that_break_a_rule_of_grpc_get_a_status() {
     with_server(Limits::default(), async |server| {
@@ -202,7 +205,7 @@ fn calls_that_break_a_rule_of_grpc_get_a_status() {
         FrameHead { length: 0, kind: kind::DATA, flags: flag::END_STREAM, stream: 1 }
             .put(&mut none);
         let gzip = ("grpc-encoding", "gzip");
-        let cases: [(&str, &str, &[(&str, &str)], &[u8], &str, &str); 8] = [
+        let cases: [RuleCase<'_>; 8] = [
             ("fine", PUT, &[], &whole, "0", ""),
             ("identity", PUT, &[("grpc-encoding", "identity")], &whole, "0", ""),
             ("encoding", PUT, &[gzip], &whole, "12", "is not installed for grpc-encoding \"gzip\""),

@@ -85,7 +85,7 @@ impl Fields {
     }
 
     fn watch(&mut self, answer: &pb::WatchResponse) {
-        self.header(&Some(answer.header.clone().unwrap_or_default()));
+        self.header(&Some(answer.header.unwrap_or_default()));
         for event in &answer.events {
             self.field("Type", event.r#type().as_str_name());
             if let Some(previous) = &event.prev_kv {

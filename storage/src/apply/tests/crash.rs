@@ -85,9 +85,9 @@ impl Member {
         self.flush = None;
         self.engine.crash();
         self.machine = StateMachine::open(self.engine.clone(), small()).unwrap();
-        let applied = self.machine.mark().map_or(0, |mark| mark.index as usize);
-        for command in self.log[applied..].to_vec() {
-            self.machine.one(command);
+        let applied = self.machine.mark().map_or(0, |mark| usize::try_from(mark.index).unwrap());
+        for command in &self.log[applied..] {
+            self.machine.one(command.clone());
         }
     }
 
@@ -152,8 +152,7 @@ proptest! {
         let engine = Arc::new(MemoryEngine::default());
         let mut importer = Importer::new(engine.clone()).unwrap();
         let mut during = during.into_iter();
-        loop {
-            let Some(chunk) = export.next_chunk(&member.machine).unwrap() else { break };
+        while let Some(chunk) = export.next_chunk(&member.machine).unwrap() {
             importer.chunk(&chunk).unwrap();
             // The exporting member goes on meanwhile.
             for (command, step) in during.by_ref().take(4) {
@@ -172,6 +171,36 @@ proptest! {
 
 fn model_revision(model: &Model, _: &Header) -> Revision {
     model.range(&all()).unwrap().revision
+}
+
+#[test]
+fn a_hash_in_steps_is_of_its_beginning_whatever_happens_meanwhile() {
+    let engine = Arc::new(MemoryEngine::default());
+    let mut machine = StateMachine::open(engine.clone(), options()).unwrap();
+    for at in 0..3000 {
+        machine.put(&format!("k{}", at % 40), "v");
+        if at == 1500 {
+            machine.ok(Command::Compact(Compact { revision: 1000 }));
+        }
+    }
+    let want = machine.hash_kv(0).unwrap().unwrap();
+    let mut hash = machine.begin_hash(0).unwrap();
+    let mut steps = 0;
+    let got = loop {
+        if let Some(got) = hash.step(&machine, 100).unwrap() {
+            break got;
+        }
+        steps += 1;
+        machine.delete(&format!("k{}", steps % 40), "");
+        let revision = machine.revision() - 5;
+        machine.ok(Command::Compact(Compact { revision }));
+        assert!(!machine.compact_step(1000).unwrap(), "pruning waits");
+        machine.flush(&*engine);
+    };
+    assert_eq!((got, steps), (want, 29));
+    drop(hash);
+    while machine.compact_step(1000).unwrap() {}
+    assert_eq!(machine.keys_count(), 40 - 23, "deletes below the compact revision are gone");
 }
 
 /// A longer life with real block sizes: many keys, compactions, sparse blocks to merge.
@@ -270,7 +299,8 @@ fn an_engine_of_another_format_or_with_a_hole_is_refused() {
         let writes = vec![(key.to_vec(), row.map(<[u8]>::to_vec))];
         engine.write(crate::engine::WriteBatch { writes }).unwrap();
     };
-    let cases: [(&str, &[u8], Option<&[u8]>); 5] = [
+    type Case = (&'static str, &'static [u8], Option<&'static [u8]>);
+    let cases: [Case; 5] = [
         ("format", crate::keys::FORMAT_ROW, Some(&[99])),
         ("no format", crate::keys::FORMAT_ROW, None),
         ("mark", crate::keys::MARK_ROW, Some(&[1])),

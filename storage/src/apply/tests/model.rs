@@ -93,7 +93,7 @@ impl Model {
             range.max_create_revision,
         ];
         if range.limit > 0 && range.sort_order == 0 && filters == [0; 4] {
-            kvs.truncate((range.limit as usize).saturating_add(1));
+            kvs.truncate(usize::try_from(range.limit).unwrap().saturating_add(1));
         }
         if range.max_mod_revision != 0 {
             kvs.retain(|kv| kv.mod_revision <= range.max_mod_revision);
@@ -124,7 +124,7 @@ impl Model {
             kvs.sort_by(order);
         }
         if range.limit > 0 && kvs.len() as i64 > range.limit {
-            kvs.truncate(range.limit as usize);
+            kvs.truncate(usize::try_from(range.limit).unwrap());
             answer.more = true;
         }
         if range.keys_only {
