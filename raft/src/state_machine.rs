@@ -260,7 +260,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         self.hub.queues.counters.snapshots_received.fetch_add(1, Ordering::Relaxed);
         let mut delivery = Delivery::default();
         if let Some(log_id) = self.applied.log_id {
-            tracing::info!(%log_id, "installed a snapshot");
+            tracing::info!(%log_id, "applied snapshot");
             self.hub.applied(log_id.index, &mut delivery);
         }
         delivery.wake();

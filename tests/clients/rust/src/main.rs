@@ -1,4 +1,4 @@
-//! The etcd-client crate against a cluster: put, get, delete, txn, lease, watch, lock, members.
+//! The etcd-client crate against a cluster: put, get, delete, txn, lease, watch, members.
 //!
 //! Usage: etcd-client-smoke URL[,URL...]
 
@@ -53,8 +53,6 @@ async fn smoke() -> Result<(), Box<dyn Error>> {
     }
     assert_eq!(kinds, [EventType::Put, EventType::Delete]);
 
-    let lock = client.lock("rs-lock", None).await?;
-    client.unlock(lock.key()).await?;
     assert_eq!(client.member_list().await?.members().len(), 3);
     assert!(!client.status().await?.version().is_empty());
     Ok(())
