@@ -100,7 +100,7 @@ pub(crate) enum FlagError {
     File { path: String, why: String },
     #[error("unknown setting {key:?} in {path}{hint}")]
     UnknownKey { key: String, path: String, hint: Hint },
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] ConfigError),
 }
 

@@ -34,10 +34,10 @@ pub(crate) fn init(level: LogLevel, format: LogFormat, outputs: &LogOutputs) -> 
     let lines = tracing_subscriber::fmt::layer()
         .event_format(ZapFormat(format))
         .with_writer(Outputs(Arc::new(targets)));
-    // The consensus library tells each step at `info`; that is `debug` to an operator.
-    let filter = Targets::new()
-        .with_default(filter_of(level))
-        .with_target("openraft", filter_of(level).min(debug_only(level)));
+    // The consensus library tells each step at `info` and each failed heartbeat of a dead peer at
+    // `error`, many times a second; our own lines say what an operator needs of it.
+    let filter =
+        Targets::new().with_default(filter_of(level)).with_target("openraft", only_at_debug(level));
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
     Ok(())
 }
@@ -52,8 +52,8 @@ fn filter_of(level: LogLevel) -> LevelFilter {
     }
 }
 
-fn debug_only(level: LogLevel) -> LevelFilter {
-    if level == LogLevel::Debug { LevelFilter::DEBUG } else { LevelFilter::WARN }
+fn only_at_debug(level: LogLevel) -> LevelFilter {
+    if level == LogLevel::Debug { LevelFilter::DEBUG } else { LevelFilter::OFF }
 }
 
 /// One place lines go to.
@@ -215,9 +215,9 @@ fn json(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// `directory/file.rs:line`, as zap shortens it.
+/// `directory/file.rs:line`, as zap shortens it; `src` says nothing and is skipped.
 fn caller(file: &str, line: Option<u32>) -> String {
-    let mut parts = file.rsplit('/');
+    let mut parts = file.rsplit('/').filter(|part| *part != "src");
     let name = parts.next().unwrap_or(file);
     let place = parts.next().map_or(name.to_owned(), |dir| format!("{dir}/{name}"));
     line.map_or(place.clone(), |line| format!("{place}:{line}"))
@@ -262,6 +262,18 @@ mod tests {
         ];
         for (unix_s, want) in cases {
             assert_eq!(timestamp(unix_s, 0), want);
+        }
+    }
+
+    #[test]
+    fn a_caller_is_directory_and_file() {
+        let cases = [
+            ("src/cli/serve.rs", "cli/serve.rs:7"),
+            ("raft/src/consensus.rs", "raft/consensus.rs:7"),
+            ("src/node.rs", "node.rs:7"),
+        ];
+        for (file, want) in cases {
+            assert_eq!(caller(file, Some(7)), want);
         }
     }
 

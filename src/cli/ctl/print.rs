@@ -95,7 +95,8 @@ fn unsupported(format: Format) -> Exit {
     Exit::new(BAD_FEATURE, format!("{} not supported as output format", format.name()))
 }
 
-/// The answer's message. Of leases etcdctl writes the header only, and so do we.
+/// The answer's message. Of leases etcdctl writes the header only, and a watch has no id, since
+/// its client keeps ids to itself; so do we.
 fn protobuf(answer: &Answer<'_>) -> Result<Vec<u8>, Exit> {
     let header = |header: &Option<pb::ResponseHeader>| {
         header.as_ref().map(prost::Message::encode_to_vec).unwrap_or_default()
@@ -105,7 +106,7 @@ fn protobuf(answer: &Answer<'_>) -> Result<Vec<u8>, Exit> {
         Answer::Range(m) => m.encode_to_vec(),
         Answer::Delete(m) => m.encode_to_vec(),
         Answer::Txn(m) => m.encode_to_vec(),
-        Answer::Watch(m) => m.encode_to_vec(),
+        Answer::Watch(m) => pb::WatchResponse { watch_id: 0, ..(*m).clone() }.encode_to_vec(),
         Answer::Grant(m) => header(&m.header),
         Answer::Revoke(_, m) => m.encode_to_vec(),
         Answer::KeepAlive(m) => header(&m.header),

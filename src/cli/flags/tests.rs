@@ -292,6 +292,13 @@ fn refused_settings_say_why_and_what_instead() {
 }
 
 #[test]
+fn a_sentence_is_said_once() {
+    let error = parse(&strings(&["--heartbeat-interval=0"]), []).unwrap_err();
+    let printed = format!("{:#}", anyhow::Error::from(error));
+    assert_eq!(printed, "--heartbeat-interval must be >0 (set to 0ms)");
+}
+
+#[test]
 fn settings_without_meaning_are_noted_once_with_the_reason() {
     let (_, notices) = parse_with(&["--backend-batch-limit=5", "--max-wals=3"], &[]).unwrap();
     assert_eq!(notices.len(), 2);
