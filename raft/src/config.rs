@@ -73,14 +73,12 @@ impl Config {
             snapshot_count: 10_000,
             snapshot_catchup_entries: 5_000,
             request_bytes_max: 3 << 19,
-            batches_in_flight: 2,
-            log_cache_bytes: 32 << 20,
+            batches_in_flight: 1,
+            log_cache_bytes: 8 << 20,
             wal_segment_bytes: 64 << 20,
             state: tripod_storage::apply::Options {
                 cache_bytes: 256 << 20,
-                events_max: 100_000,
-                events_bytes_max: 64 << 20,
-                quota_bytes: 2 << 30,
+                ..tripod_storage::apply::Options::default()
             },
             flush_bytes: 4 << 20,
             flush_bytes_max: 128 << 20,
