@@ -204,8 +204,10 @@ transcript() {
   c --user root:x get k
   c del '' --prefix
   # Last, since a second member takes the quorum away: ids of added members depend on the second.
-  c member add n2 --learner --peer-urls=http://127.0.0.1:65001 | sed -E 's/Member +[0-9a-f]+ added/Member ID added/'
-  c -w table member list | sed -E 's/^\| *[0-9a-f]{15,16} /| ID /'
+  # Ids decide the order, so the lines are sorted.
+  c member add n2 --learner --peer-urls=http://127.0.0.1:65001 | tr ',"' '\n\n' |
+    sed -E 's/Member +[0-9a-f]+ added/Member ID added/' | sort
+  c -w table member list | sed -E 's/^\| *[0-9a-f]{15,16} /| ID /' | sort
 }
 
 run() {

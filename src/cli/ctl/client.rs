@@ -22,6 +22,9 @@ use crate::api::proto::etcdserverpb::{AuthenticateRequest, auth_client::AuthClie
 /// Pause before the endpoints are tried again after all of them failed.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
+/// Shortest time between pings, as in gRPC's Go library: servers drop clients that ping more.
+const KEEPALIVE_TIME_MIN: Duration = Duration::from_secs(10);
+
 /// A connection that sends the auth token with every request.
 pub(super) type Connection = InterceptedService<Channel, Token>;
 
@@ -86,7 +89,7 @@ impl Client {
             let endpoint = Endpoint::from_shared(uri)
                 .map_err(|error| Exit::args(format!("bad endpoint {name:?}: {error}")))?
                 .connect_timeout(global.dial_timeout)
-                .http2_keep_alive_interval(global.keepalive_time)
+                .http2_keep_alive_interval(global.keepalive_time.max(KEEPALIVE_TIME_MIN))
                 .keep_alive_timeout(global.keepalive_timeout);
             Ok::<_, Exit>((name.clone(), endpoint))
         });
@@ -135,9 +138,7 @@ impl Client {
                 let connection = self.connection().await?;
                 match request(connection).await {
                     Ok(response) => return Ok(response.into_inner()),
-                    Err(status)
-                        if status.code() == Code::Unavailable && effect == Effect::Reads =>
-                    {
+                    Err(status) if is_lost(&status) && effect == Effect::Reads => {
                         self.give_up(status_text(&status));
                         sleep(ROUND_PAUSE).await;
                     }
@@ -219,6 +220,12 @@ impl Client {
             Err(status) => Err(status),
         }
     }
+}
+
+/// The server is unavailable or the connection broke, so another server may do better.
+pub(super) fn is_lost(status: &Status) -> bool {
+    // Only a status made on this side has a cause; the wire carries none.
+    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
 }
 
 /// Name and password of the flags.

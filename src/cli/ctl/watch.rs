@@ -14,11 +14,12 @@ use std::{
 use bytes::Bytes;
 use clap::Parser;
 use tokio::{sync::mpsc, time::sleep};
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 use super::{
     Session,
     args::{WatchArgs, normalize},
+    client::is_lost,
     exit::{BAD_CONNECTION, Exit, FAILED, INTERRUPTED, INVALID_INPUT, status_text},
     go, kv,
     print::Answer,
@@ -239,16 +240,29 @@ impl Stream<'_> {
             }
         }
         let mut client = WatchClient::new(connection).max_decoding_message_size(usize::MAX);
-        let mut answers = match client.watch(request).await {
-            Ok(answers) => answers.into_inner(),
-            Err(status) => return self.broken(&status),
+        // A server says nothing before its first message, so input has to be taken meanwhile.
+        let opening = client.watch(request);
+        tokio::pin!(opening);
+        let mut answers = loop {
+            let step = tokio::select! {
+                opened = &mut opening => match opened {
+                    Ok(answers) => break answers.into_inner(),
+                    Err(status) => Err(Self::broken(&status)),
+                },
+                input = inputs.recv(), if self.interactive => {
+                    self.input(input, &requests).await
+                }
+            };
+            if let Err(ended) = step {
+                return ended;
+            }
         };
         loop {
             let step = tokio::select! {
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => self.handle(&answer).await,
                     Ok(None) => Err(Ended::Broken("the server ended the stream".to_owned())),
-                    Err(status) => Err(self.broken(&status)),
+                    Err(status) => Err(Self::broken(&status)),
                 },
                 input = inputs.recv(), if self.interactive => {
                     self.input(input, &requests).await
@@ -261,10 +275,9 @@ impl Stream<'_> {
     }
 
     /// Whether a failed stream is worth another.
-    fn broken(&self, status: &Status) -> Ended {
+    fn broken(status: &Status) -> Ended {
         let text = status_text(status);
-        let lost_leader = text == "etcdserver: no leader";
-        if status.code() == Code::Unavailable && !lost_leader {
+        if is_lost(status) && text != "etcdserver: no leader" {
             return Ended::Broken(text);
         }
         eprintln!("watch was canceled ({text})");
