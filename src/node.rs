@@ -32,7 +32,7 @@ use crate::{
         http::{Gateway, GatewayConfig},
     },
     client::{Client, Identity, LeaseService, Limits, watch::hub::Hub},
-    config::{ClusterState, Config, ConfigError, Urls},
+    config::{Config, ConfigError, Urls},
     frontend::{self, Distribution, Frontend, FrontendHandle, Handlers, LocalTask},
     peer::{self, Plaintext, TcpTransport},
 };
@@ -61,19 +61,6 @@ pub enum StartError {
         /// The system's reason.
         #[source]
         source: io::Error,
-    },
-    /// The data directory belongs to another member.
-    #[error(
-        "{path} holds the data of {found}, but the configuration describes {wanted}; use the \
-             data directory of this member, or an empty one for a new member"
-    )]
-    ForeignData {
-        /// The identity file.
-        path: PathBuf,
-        /// Ids found.
-        found: String,
-        /// Ids wanted.
-        wanted: String,
     },
     /// A URL cannot be listened on.
     #[error("cannot listen on {url} for peers; is another member running there?")]
@@ -141,6 +128,7 @@ impl Member {
     /// # Errors
     /// As [`Member::start`].
     pub async fn start_with(config: Config, engine: EngineKind) -> Result<Self, StartError> {
+        refuse_unsupported(&config)?;
         let frontend = bind_clients(&config)?;
         let opening = config.clone();
         let opened = tokio::task::spawn_blocking(move || Opened::open(&opening, engine)).await;
@@ -212,6 +200,25 @@ impl Member {
     }
 }
 
+/// Settings whose silent neglect could cost data or trust.
+fn refuse_unsupported(config: &Config) -> Result<(), StartError> {
+    if config.force_new_cluster {
+        return Err(StartError::Unsupported("force-new-cluster is not in this version yet"));
+    }
+    if config.separate_wal_dir().is_some() {
+        return Err(StartError::Unsupported(
+            "wal-dir is not in this version yet: the log lies in the data directory; mount the \
+             disk you want for it at DATA_DIR/member/wal",
+        ));
+    }
+    if config.initial_corrupt_check || !config.corrupt_check_time.is_zero() {
+        return Err(StartError::Unsupported(
+            "corruption checks are not in this version yet: compare the members' HashKV instead",
+        ));
+    }
+    Ok(())
+}
+
 /// Runs some of the client connections on the consensus thread, so that a lone client pays for
 /// no change of thread.
 fn home(node: &Node) -> frontend::HomeExecutor {
@@ -242,10 +249,6 @@ struct Opened {
 impl Opened {
     /// Blocks: replays the log.
     fn open(config: &Config, kind: EngineKind) -> Result<Self, StartError> {
-        if config.initial_cluster_state == ClusterState::Existing {
-            // Restarts are told apart below; a first start would have to find its own id.
-            tracing::debug!("initial-cluster-state existing: the data directory decides");
-        }
         let member_dir = config.data_dir.join(MEMBER_DIR);
         let io =
             |source| StartError::Io { action: format!("make {}", member_dir.display()), source };

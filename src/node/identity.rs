@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::StartError;
 use crate::{
     client::Identity,
-    config::{Config, Urls},
+    config::{ClusterState, Config, Urls},
     member_id,
 };
 
@@ -36,6 +36,14 @@ pub(super) fn load_or_found(config: &Config, member_dir: &Path) -> Result<Identi
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map_err(|error| io("read")(std::io::Error::other(error)))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // Founding a second cluster of the same name would be far worse than a refusal.
+            if config.initial_cluster_state == ClusterState::Existing {
+                return Err(StartError::Unsupported(
+                    "joining a running cluster (initial-cluster-state existing) is not in this \
+                     version yet: found the cluster with all of its members, or restart this \
+                     member with its data directory",
+                ));
+            }
             let stored = found(config);
             write(&path, &stored).map_err(io("write"))?;
             stored
@@ -70,4 +78,32 @@ fn write(path: &Path, stored: &Stored) -> std::io::Result<()> {
         fs::File::open(parent)?.sync_all()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(state: ClusterState) -> Config {
+        let mut config = Config { initial_cluster_state: state, ..Config::default() };
+        config.complete();
+        config
+    }
+
+    #[test]
+    fn a_first_start_that_would_join_is_refused_and_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = load_or_found(&config(ClusterState::Existing), dir.path());
+        assert!(matches!(refused, Err(StartError::Unsupported(_))));
+        assert!(!dir.path().join(FILE).exists());
+    }
+
+    #[test]
+    fn a_restart_keeps_its_identity_whatever_the_flags_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let founded = load_or_found(&config(ClusterState::New), dir.path()).unwrap();
+        let mut other = config(ClusterState::Existing);
+        other.initial_cluster_token = "another".to_owned();
+        assert_eq!(load_or_found(&other, dir.path()).unwrap(), founded);
+    }
 }

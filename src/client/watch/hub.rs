@@ -42,6 +42,8 @@ pub struct SharedEvent {
 pub struct Delivery {
     /// The watcher's id on its stream.
     pub watch_id: i64,
+    /// The registration it is for: an id may be given to another watcher meanwhile.
+    pub key: WatcherKey,
     /// The revision all events share.
     pub revision: Revision,
     /// In the order of their sub-revisions.
@@ -62,7 +64,7 @@ pub struct Inbox {
     /// In dispatch order.
     pub deliveries: VecDeque<Delivery>,
     /// Watchers that were unregistered, and the first revision each one misses.
-    pub lagging: Vec<(i64, Revision)>,
+    pub lagging: Vec<(i64, WatcherKey, Revision)>,
 }
 
 impl Mailbox {
@@ -205,7 +207,7 @@ impl State {
         for (key, watcher) in self.registered.drain() {
             self.watchers.remove(&key);
             let from = watcher.from.max(self.cursor);
-            watcher.mailbox.inbox.lock().lagging.push((watcher.watch_id, from));
+            watcher.mailbox.inbox.lock().lagging.push((watcher.watch_id, key, from));
             watcher.mailbox.notify.notify_one();
         }
         self.cursor = cursor;
@@ -262,9 +264,14 @@ impl State {
         let was_empty = inbox.deliveries.is_empty() && inbox.lagging.is_empty();
         let full = inbox.deliveries.len() >= MAILBOX_DELIVERIES_MAX;
         if full {
-            inbox.lagging.push((watcher.watch_id, revision));
+            inbox.lagging.push((watcher.watch_id, key, revision));
         } else {
-            inbox.deliveries.push_back(Delivery { watch_id: watcher.watch_id, revision, events });
+            inbox.deliveries.push_back(Delivery {
+                watch_id: watcher.watch_id,
+                key,
+                revision,
+                events,
+            });
         }
         drop(inbox);
         if was_empty {

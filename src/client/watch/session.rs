@@ -110,6 +110,12 @@ struct Watcher {
     quiet: bool,
 }
 
+impl Watcher {
+    fn is_registered_as(&self, wanted: WatcherKey) -> bool {
+        matches!(self.position, Position::Live { key, .. } if key == wanted)
+    }
+}
+
 /// State of one stream. Dropping it unregisters all of its watchers.
 #[derive(Debug)]
 pub struct Session {
@@ -220,18 +226,20 @@ impl Session {
         for delivery in inbox.deliveries {
             self.deliver(delivery);
         }
-        for (watch_id, next) in inbox.lagging {
-            if let Some(watcher) = self.watchers.get_mut(&watch_id) {
+        for (watch_id, key, next) in inbox.lagging {
+            if let Some(watcher) = self.watchers.get_mut(&watch_id)
+                && watcher.is_registered_as(key)
+            {
                 watcher.position = Position::History { next };
             }
         }
     }
 
     fn deliver(&mut self, delivery: Delivery) {
-        let Delivery { watch_id, revision, events } = delivery;
-        // Deliveries of a watcher canceled meanwhile, or of an earlier one with its id.
+        let Delivery { watch_id, key, revision, events } = delivery;
+        // Of a watcher canceled meanwhile, whose id another one may have.
         let Some(watcher) = self.watchers.get_mut(&watch_id) else { return };
-        if revision < watcher.request.start_revision {
+        if !watcher.is_registered_as(key) {
             return;
         }
         watcher.quiet = false;
