@@ -8,6 +8,7 @@ mod support;
 
 mod chaos;
 mod clients;
+mod dev;
 mod disk;
 mod failover;
 mod load;
