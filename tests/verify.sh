@@ -27,7 +27,7 @@ step cargo test --locked --workspace --lib --bins
 step cargo test --locked -p tripod-raft --test cluster --test chaos
 step cargo build --locked --examples
 step cargo test --locked --workspace --doc
-step cargo test --locked --test it -- --test-threads=2
-step cargo test --locked --test cluster -- --test-threads=1 --nocapture
+step cargo test --locked -p tripod --test it -- --test-threads=2
+step cargo test --locked -p tripod --test cluster -- --test-threads=1 --nocapture
 step tests/conformance.sh
 echo; echo "verify [$((SECONDS - started)) s]: all good"
