@@ -166,7 +166,10 @@ pub(crate) fn start(
 
 /// Body of the thread.
 fn run(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running, Error>>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // Unlike a `LocalSet`, a local runtime wakes its tasks without a system call.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default());
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(source) => {
@@ -178,9 +181,7 @@ fn run(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running, Error>>) {
     };
     let (hub, fatal) = (parts.hub.clone(), parts.fatal.clone());
     let end = EndOfThread { hub, fatal };
-    let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, consensus(parts, ready));
-    drop(tasks);
+    runtime.block_on(consensus(parts, ready));
     // Connections and tasks that are left end here.
     runtime.shutdown_background();
     drop(end);

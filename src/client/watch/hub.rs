@@ -106,6 +106,9 @@ pub struct Hub {
     /// Held while events move from the ring to mailboxes, so that none is delivered twice.
     dispatching: Mutex<()>,
     state: Mutex<State>,
+    /// Signalled when there is a watcher again: without one the hub sleeps, so that writes of a
+    /// store that nobody watches wake no front-end thread.
+    watched: Notify,
 }
 
 impl Hub {
@@ -120,13 +123,17 @@ impl Hub {
             next_key: 1,
             cursor,
         };
-        Arc::new(Self { node, dispatching: Mutex::new(()), state: Mutex::new(state) })
+        let (dispatching, state) = (Mutex::new(()), Mutex::new(state));
+        Arc::new(Self { node, dispatching, state, watched: Notify::new() })
     }
 
     /// Dispatches until the node stops.
     pub async fn run(self: Arc<Self>) {
         let mut applied = self.node.applied();
         loop {
+            if self.state.lock().registered.is_empty() {
+                self.watched.notified().await;
+            }
             self.dispatch_all();
             if applied.changed().await.is_err() {
                 return;
@@ -147,7 +154,13 @@ impl Hub {
         from: Revision,
         filters: Filters,
     ) -> Result<WatcherKey, Revision> {
+        let newest = self.node.state().read().revision();
         let mut state = self.state.lock();
+        if state.registered.is_empty() {
+            // The hub may have slept through these; nobody here has waited for them.
+            state.cursor = state.cursor.max(newest + 1);
+            self.watched.notify_one();
+        }
         if from < state.cursor {
             return Err(state.cursor);
         }
