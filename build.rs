@@ -9,7 +9,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 const PROTO_DIR: &str = "src/api/proto";
-const PROTO_FILES: [&str; 3] = ["kv.proto", "auth.proto", "rpc.proto"];
+const PROTO_FILES: [&str; 5] =
+    ["kv.proto", "auth.proto", "rpc.proto", "lock.proto", "election.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={PROTO_DIR}");

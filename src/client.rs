@@ -4,6 +4,7 @@
 //! orchestrator use it directly. Cheap to clone; each front-end thread has one with its own
 //! submission port, so that answers of many requests arrive with one wake.
 
+mod concurrency;
 mod error;
 mod lease;
 mod maintenance;
@@ -26,6 +27,7 @@ use tripod_storage::{
 
 use watch::hub::Hub;
 
+pub use concurrency::{LeaderKey, Observer};
 pub use error::{Error, MemberRefused};
 pub use lease::{LeaseRemaining, LeaseService};
 pub use maintenance::{MemberInfo, Status};

@@ -96,6 +96,7 @@ impl From<client::Error> for Status {
             | Error::Stopped
             | Error::LeaderTransferTimeout => Code::Unavailable,
             Error::NotLeader | Error::BadLeaderTransferee => Code::FailedPrecondition,
+            Error::LockLost | Error::NotElected | Error::NobodyElected => Code::Unknown,
             Error::LeaseTtlTooLarge => Code::OutOfRange,
             Error::Member(refused) => match refused {
                 MemberRefused::BadUrls => Code::InvalidArgument,

@@ -4,8 +4,10 @@
 //! paths.
 
 mod cluster;
+mod election;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod watch;
 
@@ -79,10 +81,16 @@ fn kind(path: &str) -> Option<MethodKind> {
         | "/etcdserverpb.Maintenance/Hash"
         | "/etcdserverpb.Maintenance/HashKV"
         | "/etcdserverpb.Maintenance/Defragment"
-        | "/etcdserverpb.Maintenance/MoveLeader" => Some(MethodKind::Unary),
-        "/etcdserverpb.Watch/Watch" | "/etcdserverpb.Lease/LeaseKeepAlive" => {
-            Some(MethodKind::Streaming)
-        }
+        | "/etcdserverpb.Maintenance/MoveLeader"
+        | "/v3lockpb.Lock/Lock"
+        | "/v3lockpb.Lock/Unlock"
+        | "/v3electionpb.Election/Campaign"
+        | "/v3electionpb.Election/Proclaim"
+        | "/v3electionpb.Election/Leader"
+        | "/v3electionpb.Election/Resign" => Some(MethodKind::Unary),
+        "/etcdserverpb.Watch/Watch"
+        | "/etcdserverpb.Lease/LeaseKeepAlive"
+        | "/v3electionpb.Election/Observe" => Some(MethodKind::Streaming),
         _ => None,
     }
 }
@@ -130,6 +138,12 @@ impl Services for Rpc {
             "/etcdserverpb.Maintenance/HashKV" => call!(maintenance::hash_kv),
             "/etcdserverpb.Maintenance/Defragment" => call!(maintenance::defragment),
             "/etcdserverpb.Maintenance/MoveLeader" => call!(maintenance::move_leader),
+            "/v3lockpb.Lock/Lock" => call!(lock::lock),
+            "/v3lockpb.Lock/Unlock" => call!(lock::unlock),
+            "/v3electionpb.Election/Campaign" => call!(election::campaign),
+            "/v3electionpb.Election/Proclaim" => call!(election::proclaim),
+            "/v3electionpb.Election/Leader" => call!(election::leader),
+            "/v3electionpb.Election/Resign" => call!(election::resign),
             _ => Box::pin(std::future::ready(Err(unknown_method()))),
         }
     }
@@ -151,6 +165,9 @@ impl Services for Rpc {
             }
             "/etcdserverpb.Lease/LeaseKeepAlive" => {
                 Box::pin(lease::keep_alive(rpc, requests, responses))
+            }
+            "/v3electionpb.Election/Observe" => {
+                Box::pin(election::observe(rpc, requests, responses))
             }
             _ => Box::pin(std::future::ready(Err(unknown_method()))),
         }

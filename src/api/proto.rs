@@ -14,6 +14,14 @@ pub mod authpb {
 pub mod etcdserverpb {
     tonic::include_proto!("etcdserverpb");
 }
+/// Locks.
+pub mod v3lockpb {
+    tonic::include_proto!("v3lockpb");
+}
+/// Elections.
+pub mod v3electionpb {
+    tonic::include_proto!("v3electionpb");
+}
 
 /// The encoded `FileDescriptorSet` of all of the above, for the JSON gateway's tables.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -7,6 +7,7 @@
 
 mod args;
 mod client;
+mod concurrency;
 mod endpoint;
 mod exit;
 mod go;
@@ -103,6 +104,8 @@ async fn dispatch(ctl: Ctl, secure: bool, separator_last: bool) -> Result<(), Ex
         Command::Alarm(command) => endpoint::alarms(&session, command).await,
         Command::Defrag(args) => endpoint::defrag(&session, &global, args).await,
         Command::MoveLeader(args) => member::move_leader(&session, &global, &args).await,
+        Command::Lock(args) => concurrency::lock(&session, args).await,
+        Command::Elect(args) => concurrency::elect(&session, args).await,
         Command::Version => Ok(()),
     }
 }

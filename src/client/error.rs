@@ -46,6 +46,15 @@ pub enum Error {
     /// Leadership did not arrive at the target in time.
     #[error("etcdserver: request timed out, leader transfer took too long")]
     LeaderTransferTimeout,
+    /// The waiter's own key went away, with its lease or by somebody's hand: it owns nothing.
+    #[error("mutex: session is expired")]
+    LockLost,
+    /// The key of this leader is gone or is another one's by now.
+    #[error("election: not leader")]
+    NotElected,
+    /// Nobody leads this election.
+    #[error("election: no leader")]
+    NobodyElected,
     /// A membership change was refused.
     #[error(transparent)]
     Member(#[from] MemberRefused),

@@ -8,6 +8,7 @@ mod support;
 
 mod chaos;
 mod clients;
+mod concurrency;
 mod dev;
 mod disk;
 mod failover;

@@ -4,8 +4,9 @@ use std::{collections::HashMap, sync::OnceLock};
 
 use crate::api::json::{Method, Schema};
 
-/// HTTP path, gRPC path. Source: the HTTP annotations of etcd 3.6's `rpc.proto`.
-const PATHS: [(&str, &str); 44] = [
+/// HTTP path, gRPC path. Source: the HTTP annotations of etcd 3.6's `rpc.proto`,
+/// `v3lock.proto` and `v3election.proto`.
+const PATHS: [(&str, &str); 51] = [
     ("/v3/kv/range", "/etcdserverpb.KV/Range"),
     ("/v3/kv/put", "/etcdserverpb.KV/Put"),
     ("/v3/kv/deleterange", "/etcdserverpb.KV/DeleteRange"),
@@ -50,6 +51,13 @@ const PATHS: [(&str, &str); 44] = [
     ("/v3/auth/role/delete", "/etcdserverpb.Auth/RoleDelete"),
     ("/v3/auth/role/grant", "/etcdserverpb.Auth/RoleGrantPermission"),
     ("/v3/auth/role/revoke", "/etcdserverpb.Auth/RoleRevokePermission"),
+    ("/v3/lock/lock", "/v3lockpb.Lock/Lock"),
+    ("/v3/lock/unlock", "/v3lockpb.Lock/Unlock"),
+    ("/v3/election/campaign", "/v3electionpb.Election/Campaign"),
+    ("/v3/election/proclaim", "/v3electionpb.Election/Proclaim"),
+    ("/v3/election/leader", "/v3electionpb.Election/Leader"),
+    ("/v3/election/observe", "/v3electionpb.Election/Observe"),
+    ("/v3/election/resign", "/v3electionpb.Election/Resign"),
 ];
 
 /// One RPC behind a path.

@@ -158,6 +158,10 @@ pub(super) enum Command {
     Defrag(DefragArgs),
     /// Hand the leadership to another member
     MoveLeader(Positional),
+    /// Hold a lock until interrupted, or while a command runs
+    Lock(LockArgs),
+    /// Lead an election until interrupted, or listen to its leaders
+    Elect(ElectArgs),
     /// Print the version
     Version,
 }
@@ -273,6 +277,31 @@ pub(super) struct WatchArgs {
     /// Print progress notifications
     #[arg(long)]
     pub(super) progress_notify: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct LockArgs {
+    /// Name of the lock
+    pub(super) name: Option<OsString>,
+    /// Command to run while it is held
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) command: Vec<OsString>,
+    /// Seconds until the lock is free if this program dies
+    #[arg(long, default_value_t = 10, allow_negative_numbers = true, value_name = "SECONDS")]
+    pub(super) ttl: i64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct ElectArgs {
+    /// Name of the election, and the value to publish as its leader
+    #[arg(value_name = "NAME [VALUE]")]
+    pub(super) args: Vec<OsString>,
+    /// Print the leaders instead of campaigning
+    #[arg(short, long)]
+    pub(super) listen: bool,
+    /// Seconds until another may lead if this program dies
+    #[arg(long, default_value_t = 60, allow_negative_numbers = true, value_name = "SECONDS")]
+    pub(super) ttl: i64,
 }
 
 #[derive(Debug, Subcommand)]

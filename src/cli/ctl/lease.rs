@@ -40,6 +40,43 @@ fn lease_id(args: &Positional, missing: &str) -> Result<i64, Exit> {
         .map_err(|error| Exit::args(format!("bad lease ID arg ({error}), expecting ID in Hex")))
 }
 
+/// A new lease of `ttl` seconds: its id.
+pub(super) async fn grant_new(session: &Session, ttl: i64) -> Result<i64, Exit> {
+    let request = LeaseGrantRequest { ttl, id: 0 };
+    let answer = session
+        .client
+        .call(Effect::Writes, async |connection| {
+            LeaseClient::new(connection).lease_grant(request).await
+        })
+        .await?;
+    Ok(answer.id)
+}
+
+/// Ends a lease; one that has ended already, or cannot be reached, ends by itself.
+pub(super) async fn end(session: &Session, id: i64) {
+    let revoke = async |connection| {
+        LeaseClient::new(connection).lease_revoke(LeaseRevokeRequest { id }).await
+    };
+    drop(session.client.call(Effect::Writes, revoke).await);
+}
+
+/// Renews a lease until it is lost: expired, revoked, or without a server for its whole TTL.
+pub(super) async fn keep_until_lost(session: &Session, id: i64, ttl: i64) {
+    let mut expires = Instant::now() + Duration::from_secs(ttl.unsigned_abs());
+    loop {
+        match renew(session, id).await {
+            Ok(answer) if answer.ttl <= 0 => return,
+            Ok(answer) => {
+                let ttl = Duration::from_secs(answer.ttl.unsigned_abs());
+                expires = Instant::now() + ttl;
+                sleep(ttl / RENEWALS_PER_TTL).await;
+            }
+            Err(_) if Instant::now() < expires => sleep(RETRY_PAUSE).await,
+            Err(_) => return,
+        }
+    }
+}
+
 async fn grant(session: &Session, args: &Positional) -> Result<(), Exit> {
     let [text] = args.args.as_slice() else {
         return Err(Exit::args("lease grant command needs TTL argument"));

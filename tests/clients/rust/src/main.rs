@@ -1,11 +1,13 @@
-//! The etcd-client crate against a cluster: put, get, delete, txn, lease, watch, members.
+//! The etcd-client crate against a cluster: put, get, delete, txn, lease, lock, election,
+//! watch, members.
 //!
 //! Usage: etcd-client-smoke URL[,URL...]
 
 use std::{error::Error, time::Duration};
 
 use etcd_client::{
-    Client, Compare, CompareOp, EventType, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+    Client, Compare, CompareOp, EventType, GetOptions, LockOptions, PutOptions, ResignOptions,
+    SortOrder, SortTarget, Txn, TxnOp,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -42,6 +44,19 @@ async fn smoke() -> Result<(), Box<dyn Error>> {
     assert_eq!(answers.message().await?.map(|answer| answer.ttl()), Some(60));
     client.lease_revoke(lease).await?;
     assert_eq!(client.get("rs/leased", None).await?.count(), 0);
+
+    let lease = client.lease_grant(60, None).await?.id();
+    let held = client.lock("rs/lock", Some(LockOptions::new().with_lease(lease))).await?;
+    let key = held.key().to_vec();
+    assert_eq!(client.get(key.clone(), None).await?.count(), 1);
+    client.unlock(key.clone()).await?;
+    assert_eq!(client.get(key, None).await?.count(), 0);
+    let campaign = client.campaign("rs/elect", "me", lease).await?;
+    let leader = client.leader("rs/elect").await?;
+    assert_eq!(leader.kv().map(|kv| kv.value()), Some(&b"me"[..]));
+    let key = campaign.leader().ok_or("a leader has a key")?.clone();
+    client.resign(Some(ResignOptions::new().with_leader(key))).await?;
+    assert!(client.leader("rs/elect").await.is_err());
 
     let mut watch = client.watch("rs/w", None).await?;
     client.put("rs/w", "one", None).await?;
