@@ -7,6 +7,7 @@
 mod health;
 mod housekeeping;
 mod identity;
+mod join;
 
 use std::{
     fs, io,
@@ -34,8 +35,12 @@ use crate::{
     client::{Client, Identity, LeaseService, Limits, watch::hub::Hub},
     config::{Config, ConfigError, Urls},
     frontend::{self, Distribution, Frontend, FrontendHandle, Handlers, LocalTask},
-    peer::{self, Plaintext, TcpTransport},
+    peer::{self, PeerSecurity, Plaintext, TcpTransport},
 };
+use identity::Loaded;
+use join::Joined;
+
+pub use join::JoinError;
 
 /// Folder of a member inside its data directory, as in etcd.
 const MEMBER_DIR: &str = "member";
@@ -71,6 +76,22 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// There is no place for this member in the cluster.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The log is not where the flag says.
+    #[error(
+        "this member's log lies in {}, and {} is empty: move the directory there, or \
+         start with the --wal-dir that the member had",
+        old.display(),
+        new.display()
+    )]
+    LogMoved {
+        /// Where it was.
+        old: PathBuf,
+        /// Where it should be.
+        new: PathBuf,
+    },
     /// Something that this version does not do.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -86,6 +107,9 @@ pub enum StartError {
     /// It was stopped, or failed, before it served.
     #[error("the member stopped before it served")]
     Stopped,
+    /// It found out that it must not run.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Where the state machine's data goes behind the log.
@@ -130,8 +154,18 @@ impl Member {
     pub async fn start_with(config: Config, engine: EngineKind) -> Result<Self, StartError> {
         refuse_unsupported(&config)?;
         let frontend = bind_clients(&config)?;
+        let security: Arc<dyn PeerSecurity> = Arc::new(Plaintext);
+        let transport = Arc::new(TcpTransport::new(security.clone()));
+        let joined = if identity::is_known(&config.data_dir.join(MEMBER_DIR)) {
+            None
+        } else {
+            join::first_start(&config, &*transport).await?
+        };
         let opening = config.clone();
-        let opened = tokio::task::spawn_blocking(move || Opened::open(&opening, engine)).await;
+        let opened = tokio::task::spawn_blocking(move || {
+            Opened::open(&opening, engine, joined, transport, &security)
+        });
+        let opened = opened.await;
         let opened = opened.map_err(|_| StartError::Stopped)??;
         let member = opened.wire(&config);
         match publish(&member, &config).await {
@@ -202,15 +236,6 @@ impl Member {
 
 /// Settings whose silent neglect could cost data or trust.
 fn refuse_unsupported(config: &Config) -> Result<(), StartError> {
-    if config.force_new_cluster {
-        return Err(StartError::Unsupported("force-new-cluster is not in this version yet"));
-    }
-    if config.separate_wal_dir().is_some() {
-        return Err(StartError::Unsupported(
-            "wal-dir is not in this version yet: the log lies in the data directory; mount the \
-             disk you want for it at DATA_DIR/member/wal",
-        ));
-    }
     if config.initial_corrupt_check || !config.corrupt_check_time.is_zero() {
         return Err(StartError::Unsupported(
             "corruption checks are not in this version yet: compare the members' HashKV instead",
@@ -248,12 +273,20 @@ struct Opened {
 
 impl Opened {
     /// Blocks: replays the log.
-    fn open(config: &Config, kind: EngineKind) -> Result<Self, StartError> {
+    fn open(
+        config: &Config,
+        kind: EngineKind,
+        joined: Option<Joined>,
+        transport: Arc<TcpTransport>,
+        security: &Arc<dyn PeerSecurity>,
+    ) -> Result<Self, StartError> {
         let member_dir = config.data_dir.join(MEMBER_DIR);
         let io =
             |source| StartError::Io { action: format!("make {}", member_dir.display()), source };
         fs::create_dir_all(&member_dir).map_err(io)?;
-        let identity = Arc::new(identity::load_or_found(config, &member_dir)?);
+        let restarts = identity::is_known(&member_dir);
+        let Loaded { identity, joined } = identity::load_or_make(config, &member_dir, joined)?;
+        let identity = Arc::new(identity);
         let engine: Arc<dyn Engine> = match kind {
             EngineKind::Memory => Arc::new(MemoryEngine::new()),
             EngineKind::Disk => {
@@ -268,9 +301,13 @@ impl Opened {
         });
         // Bound before consensus starts, so that a port in use shows at once.
         let listeners = bind_peers(&config.listen_peer_urls)?;
-        let security = Arc::new(Plaintext);
-        let transport = Arc::new(TcpTransport::new(security.clone()));
-        let bootstrap = Bootstrap::New { members: initial_peers(config) };
+        let bootstrap = if config.force_new_cluster && restarts {
+            Bootstrap::Alone
+        } else if joined {
+            Bootstrap::Join
+        } else {
+            Bootstrap::New { members: initial_peers(config) }
+        };
         let node = Node::start(raft, bootstrap, engine.clone(), transport, fatal)?;
         for listener in listeners {
             peer::serve(&node, listener, security.clone())?;
@@ -323,7 +360,8 @@ async fn publish(member: &Member, config: &Config) -> Result<(), StartError> {
             Ok(_) => return Ok(()),
             Err(error) if member.node.is_stopped() => {
                 tracing::error!(%error, "stopped before a quorum was there");
-                return Err(StartError::Stopped);
+                let reason = member.failed.borrow().clone();
+                return Err(reason.map_or(StartError::Stopped, StartError::Failed));
             }
             Err(error) => tracing::info!(%error, "waiting for a quorum of members"),
         }
@@ -339,6 +377,8 @@ fn raft_config(config: &Config, identity: &Identity, dir: PathBuf) -> RaftConfig
     raft.snapshot_count = config.snapshot_count;
     raft.snapshot_catchup_entries = config.snapshot_catch_up_entries;
     raft.learners_max = config.max_learners as usize;
+    raft.strict_reconfiguration = config.strict_reconfig_check;
+    raft.wal_dir = config.separate_wal_dir().map(PathBuf::from);
     raft.state.quota_bytes =
         config.quota_bytes().map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
     raft

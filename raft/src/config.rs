@@ -13,6 +13,8 @@ pub struct Config {
     pub cluster_id: u64,
     /// Folder of the write-ahead log and of snapshots on their way in.
     pub data_dir: PathBuf,
+    /// Folder of the write-ahead log, where it is not inside `data_dir`.
+    pub wal_dir: Option<PathBuf>,
     /// Time between leader heartbeats, in milliseconds. Set it near the longest round trip
     /// between members.
     pub heartbeat_interval_ms: u64,
@@ -47,7 +49,13 @@ pub struct Config {
     pub engine_sync_interval_ms: u64,
     /// Most learners in the cluster (etcd: 1; more are needed for a remote center).
     pub learners_max: usize,
+    /// Refuse membership changes that put the quorum at risk (etcd's strict reconfiguration
+    /// check).
+    pub strict_reconfiguration: bool,
 }
+
+/// Folder of the write-ahead log inside the data directory.
+const WAL_DIR: &str = "wal";
 
 /// Least heartbeats in an election timeout, as etcd.
 const HEARTBEATS_PER_ELECTION_MIN: u64 = 5;
@@ -67,6 +75,7 @@ impl Config {
             node_id,
             cluster_id,
             data_dir: data_dir.into(),
+            wal_dir: None,
             heartbeat_interval_ms: 100,
             election_timeout_ms: 1_000,
             pre_vote: true,
@@ -85,6 +94,7 @@ impl Config {
             flush_interval_ms: 1_000,
             engine_sync_interval_ms: 5_000,
             learners_max: 16,
+            strict_reconfiguration: true,
         }
     }
 
@@ -124,6 +134,11 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// Where the write-ahead log lies.
+    pub fn wal_dir(&self) -> PathBuf {
+        self.wal_dir.clone().unwrap_or_else(|| self.data_dir.join(WAL_DIR))
     }
 
     /// How long a proposal may wait: etcd's 5 s plus two election timeouts.

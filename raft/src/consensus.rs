@@ -13,11 +13,15 @@ use std::{
 use openraft::{LogIdOptionExt, ServerState, async_runtime::WatchReceiver};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
-use tripod_storage::{apply::StateMachine, engine::Engine, log::WalOptions};
+use tripod_storage::{
+    apply::{Mark, StateMachine},
+    engine::Engine,
+    log::WalOptions,
+};
 
 use crate::{
     Config, Error,
-    fatal::Fatal,
+    fatal::{Fatal, REMOVED},
     flusher::{FlushSettings, Flusher},
     hub::Hub,
     link::Dialer,
@@ -32,13 +36,10 @@ use crate::{
     server::PeerServer,
     snapshot::SnapshotDir,
     sole::Sole,
-    state_machine::StateStore,
+    state_machine::{AppliedState, StateStore},
     transport::PeerTransport,
     types::{NodeId, Peer},
 };
-
-/// Folder of the write-ahead log inside the data directory.
-const WAL_DIR: &str = "wal";
 
 /// Everything of a member that its handle needs.
 pub(crate) struct Started {
@@ -63,6 +64,7 @@ struct Parts {
     hub: Arc<Hub>,
     log: LogStore,
     store: StateStore,
+    state: Arc<RwLock<StateMachine>>,
     snapshots: SnapshotDir,
     network: Network,
     fatal: Fatal,
@@ -88,15 +90,17 @@ pub(crate) fn start(
 ) -> Result<Started, Error> {
     let durable = Durable::default();
     let wal = WalOptions { segment_bytes: config.wal_segment_bytes };
-    let dir = config.data_dir.join(WAL_DIR);
+    let dir = config.wal_dir();
     let log = LogStore::open(&dir, wal, config.log_cache_bytes, durable.clone(), fatal.clone())?;
-    if bootstrap == Bootstrap::Existing && log.is_pristine() {
+    let needs_log = matches!(bootstrap, Bootstrap::Existing | Bootstrap::Alone);
+    if needs_log && log.is_pristine() {
         return Err(Error::Bootstrap(format!("{} holds no log", dir.display())));
     }
     log.claim(config.cluster_id, config.node_id)?;
     let snapshots = SnapshotDir::open(&config.data_dir)?;
     snapshots.recover(&engine)?;
     let state = StateMachine::open(engine.clone(), config.state.clone())?;
+    check_applied(config, &bootstrap, &log, state.mark())?;
     let state = Arc::new(RwLock::new(state));
     let settings = FlushSettings {
         bytes: config.flush_bytes,
@@ -116,8 +120,13 @@ pub(crate) fn start(
         fatal.clone(),
     )
     .map_err(|error| Error::Bootstrap(error.to_string()))?;
-    let dialer =
-        Dialer { transport, cluster_id: config.cluster_id, node_id: config.node_id, queues };
+    let dialer = Dialer {
+        transport,
+        cluster_id: config.cluster_id,
+        node_id: config.node_id,
+        queues,
+        fatal: fatal.clone(),
+    };
     let append_timeout = (2 * config.election_timeout()).max(Duration::from_secs(2));
     let network = Network::new(dialer, append_timeout);
     let (jobs, job_queue) = mpsc::unbounded_channel();
@@ -128,6 +137,7 @@ pub(crate) fn start(
         hub: hub.clone(),
         log: log.clone(),
         store,
+        state: state.clone(),
         snapshots,
         network: network.clone(),
         fatal,
@@ -162,6 +172,32 @@ pub(crate) fn start(
             Err(error)
         }
     }
+}
+
+/// Holds log and applied state against each other and against what is asked for, and cuts the
+/// membership down for [`Bootstrap::Alone`].
+fn check_applied(
+    config: &Config,
+    bootstrap: &Bootstrap,
+    log: &LogStore,
+    mark: Option<&Mark>,
+) -> Result<(), Error> {
+    let applied =
+        AppliedState::from_mark(mark).map_err(|error| Error::Bootstrap(error.to_string()))?;
+    if applied.removed.contains(&config.node_id) {
+        return Err(Error::Bootstrap(REMOVED.into()));
+    }
+    if applied.log_id.is_some() && log.is_pristine() {
+        return Err(Error::Bootstrap(format!(
+            "the data is there but the log in {} is empty: give the --wal-dir the member had, or \
+             remove the member and add it again with empty directories",
+            config.wal_dir().display()
+        )));
+    }
+    if *bootstrap == Bootstrap::Alone {
+        log.force_alone(config.node_id, &applied)?;
+    }
+    Ok(())
 }
 
 /// Body of the thread.
@@ -203,8 +239,19 @@ impl Drop for EndOfThread {
 }
 
 async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running, Error>>) {
-    let Parts { config, bootstrap, hub, log, store, snapshots, network, fatal, mut jobs, mut stop } =
-        parts;
+    let Parts {
+        config,
+        bootstrap,
+        hub,
+        log,
+        store,
+        state,
+        snapshots,
+        network,
+        fatal,
+        mut jobs,
+        mut stop,
+    } = parts;
     let settings = match config.openraft() {
         Ok(settings) => settings,
         Err(error) => {
@@ -223,7 +270,7 @@ async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running,
     };
     hub.set_running();
     let (routes, server, members) =
-        spawn_tasks(&config, &raft, &hub, &log, &network, snapshots, &fatal);
+        spawn_tasks(&config, &raft, &hub, &log, &network, snapshots, &state, &fatal);
     tokio::spawn(initialize(config.clone(), bootstrap, raft.clone()));
     let running = Running { raft: raft.clone(), routes, server, members };
     if ready.send(Ok(running)).is_err() {
@@ -254,6 +301,7 @@ async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running,
 }
 
 /// Starts the member's own tasks.
+#[expect(clippy::too_many_arguments, reason = "called once, where the parts are made")]
 fn spawn_tasks(
     config: &Config,
     raft: &Raft,
@@ -261,6 +309,7 @@ fn spawn_tasks(
     log: &LogStore,
     network: &Network,
     snapshots: SnapshotDir,
+    state: &Arc<RwLock<StateMachine>>,
     fatal: &Fatal,
 ) -> (Routes, Arc<PeerServer>, Members) {
     let (route, routes) = watch::channel(Route::None);
@@ -293,11 +342,13 @@ fn spawn_tasks(
         routes: routes.clone(),
         sole: sole.clone(),
         hub: hub.clone(),
+        state: state.clone(),
         limits: members::Limits {
             learners_max: config.learners_max,
             election_timeout: config.election_timeout(),
             heartbeat_interval: config.heartbeat_interval(),
             timeout: config.request_timeout(),
+            strict: config.strict_reconfiguration,
         },
         hold: hold.clone(),
     };
@@ -311,6 +362,7 @@ fn spawn_tasks(
         members.clone(),
         hold,
         snapshots,
+        state.clone(),
     ));
     let watcher = Watcher {
         node_id: config.node_id,

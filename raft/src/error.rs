@@ -101,6 +101,9 @@ pub enum MemberError {
     /// The remaining voters could not reach a quorum.
     #[error("re-configuration failed due to not enough started members")]
     NotEnoughStarted,
+    /// A voter has not been heard of lately, so that the quorum would hang on the others.
+    #[error("unhealthy cluster")]
+    Unhealthy,
     /// The cluster has as many learners as it may.
     #[error("too many learner members in cluster")]
     TooManyLearners,

@@ -13,6 +13,11 @@ use std::{
 /// and end the process, and must not block.
 pub type FatalHook = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// Said by a member that finds itself removed.
+pub(crate) const REMOVED: &str = "the member has been permanently removed from the cluster: \
+                                  its data is of no use any more; to bring the machine back, \
+                                  add it as a new member and start it with an empty data directory";
+
 /// The hook and whether it was called.
 #[derive(Clone)]
 pub(crate) struct Fatal {

@@ -92,6 +92,11 @@ impl Hub {
         self.removed.read().contains(&id)
     }
 
+    /// Ids of all members that were removed.
+    pub(crate) fn removed(&self) -> BTreeSet<NodeId> {
+        self.removed.read().clone()
+    }
+
     pub(crate) fn set_removed(&self, removed: BTreeSet<NodeId>) {
         *self.removed.write() = removed;
     }

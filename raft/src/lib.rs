@@ -12,6 +12,7 @@
 //! | `queue`, `port`, `hub` | requests in, answers out |
 //! | `proposer`, `reads`, `members`, `sole` | what the consensus thread does with them |
 //! | `wire`, `link`, `network`, `server`, `transport` | peers: frames, clients, connections served |
+//! | `info` | what a member on its way in asks before it has an identity |
 //! | `consensus`, `node` | the thread and its handle |
 
 pub mod config;
@@ -20,6 +21,7 @@ pub mod error;
 mod fatal;
 mod flusher;
 mod hub;
+mod info;
 mod link;
 mod log_store;
 mod members;
@@ -35,6 +37,7 @@ mod server;
 mod snapshot;
 mod sole;
 mod state_machine;
+mod status;
 #[cfg(test)]
 mod storage_suite;
 pub mod testing;
@@ -45,9 +48,11 @@ mod wire;
 pub use config::Config;
 pub use error::{CallError, Error, MemberError, ProposeError, ReadError};
 pub use fatal::FatalHook;
-pub use node::{Bootstrap, MemberStatus, Metrics, Node, Status};
+pub use info::{ClusterInfo, ClusterMember};
+pub use node::{Bootstrap, Node};
 pub use port::{Answer, Port};
 pub use server::CallHandler;
+pub use status::{MemberStatus, Metrics, Status};
 pub use transport::{PeerIdentity, PeerStream, PeerTransport};
 pub use types::{NodeId, Peer};
 pub use wire::{Lane, decode_untrusted};

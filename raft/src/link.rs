@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use crate::{
+    fatal::{Fatal, REMOVED},
     queue::Counters,
     queue::Queues,
     transport::{PeerStream, PeerTransport},
@@ -61,6 +62,7 @@ pub(crate) struct Dialer {
     pub(crate) cluster_id: u64,
     pub(crate) node_id: NodeId,
     pub(crate) queues: Arc<Queues>,
+    pub(crate) fatal: Fatal,
 }
 
 type Halves = (FrameReader<ReadHalf<Box<dyn PeerStream>>>, WriteHalf<Box<dyn PeerStream>>);
@@ -86,6 +88,11 @@ impl Dialer {
             stream.read_exact(&mut welcome).await?;
             match wire::decode_welcome(&welcome)? {
                 (Status::Accepted, id) if id == target => Ok(stream),
+                (Status::Removed, id) if id == target => {
+                    // A removal is for ever, and only members that applied it say so.
+                    self.fatal.report_text(REMOVED);
+                    Err(io::Error::new(io::ErrorKind::ConnectionRefused, REMOVED))
+                }
                 (status, id) => Err(io::Error::new(
                     io::ErrorKind::ConnectionRefused,
                     format!("member {id:x} refused: {status:?}"),

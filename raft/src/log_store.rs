@@ -14,7 +14,7 @@
 //! syncs inside `append`, which saves two task switches.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
@@ -41,7 +41,8 @@ use tripod_storage::{
 use crate::{
     fatal::Fatal,
     row,
-    types::{Entry, LogId, NodeId, TypeConfig, Vote},
+    state_machine::AppliedState,
+    types::{Entry, LogId, Membership, NodeId, Peer, TypeConfig, Vote, log_id},
 };
 
 /// Meta record: the vote.
@@ -291,6 +292,44 @@ impl LogStore {
         inner.vote.is_none() && inner.last.is_none()
     }
 
+    /// Ends the log with a membership of `node_id` alone, in a term of its own. What was not
+    /// committed before it is committed with it: nobody is left who could know better.
+    pub(crate) fn force_alone(
+        &self,
+        node_id: NodeId,
+        applied: &AppliedState,
+    ) -> Result<(), crate::Error> {
+        let refuse = |text: &str| Err(crate::Error::Bootstrap(text.into()));
+        let mut inner = self.shared.inner.lock();
+        let Some(last) = inner.last else { return refuse("the log holds no entry") };
+        let membership = inner.last_membership(applied).map_err(|error| {
+            crate::Error::Bootstrap(format!("cannot read the log's memberships: {error}"))
+        })?;
+        let Some(peer) = membership.get_node(&node_id).cloned() else {
+            return refuse("this member is not one of the cluster its log knows");
+        };
+        let mut voters = membership.voter_ids();
+        if !voters.any(|id| id == node_id) {
+            return refuse("a learner may lack acknowledged data: force a voter's data instead");
+        }
+        if membership.nodes().count() == 1 {
+            return Ok(());
+        }
+        let term = last.leader_id.term.max(inner.vote.map_or(0, |vote| vote.leader_id.term)) + 1;
+        let nodes = BTreeMap::from([(node_id, Peer { promote: false, ..peer })]);
+        let alone = Membership::new(vec![[node_id].into()], nodes)
+            .map_err(|error| crate::Error::Bootstrap(error.to_string()))?;
+        let entry =
+            Entry::new(log_id(term, last.index + 1), crate::types::Payload::Membership(alone));
+        let vote = Vote::new(term, node_id);
+        inner.wal()?.set_meta(META_VOTE, &codec::encode(&vote))?;
+        inner.append([entry])?;
+        inner.wal()?.sync()?;
+        inner.vote = Some(vote);
+        tracing::warn!(node_id, term, "went on as the only member; all others are removed");
+        Ok(())
+    }
+
     fn fatal(&self, error: &(dyn std::error::Error + 'static)) -> io::Error {
         self.shared.fatal.report(error)
     }
@@ -305,6 +344,24 @@ fn closed() -> tripod_storage::Error {
 impl Inner {
     fn wal(&mut self) -> Result<&mut Wal, tripod_storage::Error> {
         self.wal.as_mut().ok_or_else(closed)
+    }
+
+    /// The newest membership of the log, or the applied one.
+    fn last_membership(&self, applied: &AppliedState) -> Result<Membership, ReadFault> {
+        let mut newest = applied.membership.membership().clone();
+        let next = applied.log_id.map_or(0, |log_id| log_id.index + 1);
+        let (mut at, end) = (next, self.last.map_or(0, |last| last.index + 1));
+        while at < end {
+            let entries = self.entries(at, end, READ_BYTES)?;
+            let Some(last) = entries.last() else { break };
+            at = last.log_id.index + 1;
+            for entry in entries {
+                if let crate::types::Payload::Membership(membership) = entry.payload {
+                    newest = membership;
+                }
+            }
+        }
+        Ok(newest)
     }
 
     /// Entries `from..to` that the log holds, up to about `bytes_max` (at least one).

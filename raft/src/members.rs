@@ -8,6 +8,8 @@
 //! - a new voter first catches up as a learner: `AddVoter` never puts the quorum at the mercy of
 //!   a member that has not started (etcd adds it at once).
 
+mod rules;
+
 use std::{
     sync::{
         Arc,
@@ -21,19 +23,22 @@ use openraft::{
     async_runtime::WatchReceiver,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
 };
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
+use tripod_storage::apply::StateMachine;
 
+use self::rules::{Standing, Voter};
 use crate::{
     error::MemberError,
     hub::Hub,
     node::Raft,
     route::{Route, Routes},
     sole::Sole,
-    types::{NodeId, Peer, StoredMembership, TypeConfig, voters},
+    types::{Membership, NodeId, Peer, StoredMembership, TypeConfig, voters},
 };
 
 /// Changes that wait for their turn.
@@ -99,6 +104,8 @@ pub(crate) struct Limits {
     pub(crate) heartbeat_interval: Duration,
     /// Longest time for one change.
     pub(crate) timeout: Duration,
+    /// Refuse what puts the quorum at risk.
+    pub(crate) strict: bool,
 }
 
 /// Makes the changes. One for each member, on the consensus thread.
@@ -108,6 +115,7 @@ pub(crate) struct Worker {
     pub(crate) routes: Routes,
     pub(crate) sole: Arc<Sole>,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) state: Arc<RwLock<StateMachine>>,
     pub(crate) limits: Limits,
     /// Proposals wait while this is set, so that a transfer's target can catch up.
     pub(crate) hold: Arc<AtomicBool>,
@@ -168,8 +176,14 @@ impl Worker {
         if has_url(membership.nodes(), None, &peer.peer_urls) {
             return Err(MemberError::PeerUrlExists);
         }
-        if membership.learner_ids().count() >= self.limits.learners_max {
+        let is_learner = !peer.promote;
+        let is_for_good = |id: &NodeId| membership.get_node(id).is_some_and(|peer| !peer.promote);
+        let learners = membership.learner_ids().filter(is_for_good).count();
+        if is_learner && learners >= self.limits.learners_max {
             return Err(MemberError::TooManyLearners);
+        }
+        if self.limits.strict {
+            self.standing(membership).await.may_add(is_learner)?;
         }
         self.change(ChangeMembers::AddNodes([(id, peer)].into())).await
     }
@@ -180,11 +194,15 @@ impl Worker {
         if membership.get_node(&id).is_none() {
             return Err(MemberError::NotFound);
         }
-        if voters(membership).contains(&id) {
+        let promotes_itself = membership.get_node(&id).is_some_and(|peer| peer.promote);
+        if promotes_itself || voters(membership).contains(&id) {
             return Err(MemberError::NotLearner);
         }
         if !self.in_sync(id) {
             return Err(MemberError::LearnerNotReady);
+        }
+        if self.limits.strict {
+            self.standing(membership).await.may_promote()?;
         }
         self.change(ChangeMembers::AddVoterIds([id].into())).await
     }
@@ -207,6 +225,36 @@ impl Worker {
         acked.is_some_and(|acked| acked.elapsed() < self.limits.election_timeout)
     }
 
+    /// The voters and those on their way to a vote. Whoever answers from now on within half an
+    /// election timeout is active: an older answer may come from a member that has died since.
+    async fn standing(&self, membership: &Membership) -> Standing {
+        let asked = Instant::now();
+        let limit = self.limits.election_timeout / 2;
+        loop {
+            let standing = self.standing_since(membership, asked);
+            if standing.all_active() || asked.elapsed() >= limit {
+                return standing;
+            }
+            tokio::time::sleep(self.limits.heartbeat_interval / 4).await;
+        }
+    }
+
+    fn standing_since(&self, membership: &Membership, asked: Instant) -> Standing {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let state = self.state.read();
+        let voters = voters(membership);
+        let votes = |(id, peer): &(&NodeId, &Peer)| peer.promote || voters.contains(id);
+        let voter = |(id, _): (&NodeId, &Peer)| {
+            let named = state.member_attributes(*id).is_some_and(|found| !found.name.is_empty());
+            let is_self = *id == self.node_id;
+            let acked = metrics.heartbeat.as_ref().and_then(|all| all.get(id).copied().flatten());
+            let answered = acked.is_some_and(|acked| acked.elapsed() < asked.elapsed());
+            (*id, Voter { started: named || is_self, active: is_self || answered })
+        };
+        Standing::new(membership.nodes().filter(votes).map(voter).collect())
+    }
+
     async fn remove(&self, id: NodeId) -> Result<(), MemberError> {
         let membership = self.membership();
         let membership = membership.membership();
@@ -217,11 +265,11 @@ impl Worker {
         if !remaining.remove(&id) {
             return self.change(ChangeMembers::RemoveNodes([id].into())).await;
         }
-        // etcd's strict reconfiguration check: the voters that stay must have a quorum alive.
-        let alive =
-            remaining.iter().filter(|other| **other == self.node_id || self.is_fresh(**other));
-        if remaining.is_empty() || alive.count() < remaining.len() / 2 + 1 {
+        if remaining.is_empty() {
             return Err(MemberError::NotEnoughStarted);
+        }
+        if self.limits.strict {
+            self.standing(membership).await.may_remove(id)?;
         }
         self.change(ChangeMembers::RemoveVoters([id].into())).await
     }

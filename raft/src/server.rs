@@ -15,7 +15,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use openraft::{errors::ClientWriteError, impls::ProgressResponder};
+use openraft::{async_runtime::WatchReceiver, errors::ClientWriteError, impls::ProgressResponder};
 use parking_lot::{Mutex, RwLock};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -23,11 +23,12 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::{Instant, timeout},
 };
-use tripod_storage::codec;
+use tripod_storage::{apply::StateMachine, codec};
 
 use crate::{
     error::ReadError,
     hub::Hub,
+    info::{ClusterInfo, ClusterMember},
     members::Members,
     node::Raft,
     port::Dest,
@@ -35,7 +36,7 @@ use crate::{
     snapshot::{self, Begin, Reply, SnapshotDir},
     state_machine::SnapshotData,
     transport::{PeerIdentity, PeerStream},
-    types::{Batch, NodeId},
+    types::{Batch, NodeId, Peer, voters},
     wire::{
         self, CallReply, ForwardReply, Frame, FrameReader, HELLO_BYTES, Hello, Lane,
         ReadIndexReply, Status, WIRE_VERSION, kind,
@@ -79,6 +80,7 @@ pub(crate) struct PeerServer {
     hold: Arc<AtomicBool>,
     /// Locked while a snapshot comes in: one at a time.
     snapshots: tokio::sync::Mutex<SnapshotDir>,
+    state: Arc<RwLock<StateMachine>>,
     connections: Arc<Semaphore>,
     refusals: Refusals,
 }
@@ -117,6 +119,7 @@ impl PeerServer {
         members: Members,
         hold: Arc<AtomicBool>,
         snapshots: SnapshotDir,
+        state: Arc<RwLock<StateMachine>>,
     ) -> Self {
         Self {
             cluster_id,
@@ -128,6 +131,7 @@ impl PeerServer {
             members,
             hold,
             snapshots: tokio::sync::Mutex::new(snapshots),
+            state,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             refusals: Refusals::default(),
         }
@@ -166,8 +170,9 @@ impl PeerServer {
         let reader = FrameReader::new(reader);
         match hello.lane {
             Lane::Append => self.serve_append(reader, writer).await,
-            Lane::Control | Lane::Forward => self.serve_requests(reader, writer).await,
+            Lane::Control | Lane::Forward => self.serve_requests(hello.from, reader, writer).await,
             Lane::Snapshot => self.serve_snapshots(reader, writer).await,
+            Lane::Info => self.tell_info(writer).await,
         }
     }
 
@@ -178,6 +183,9 @@ impl PeerServer {
         let hello = Hello::decode(&bytes)?;
         let status = if hello.version != WIRE_VERSION {
             Status::WrongVersion
+        } else if hello.lane == Lane::Info {
+            // Who asks has no identity yet.
+            Status::Accepted
         } else if hello.cluster_id != self.cluster_id {
             Status::WrongCluster
         } else if hello.to != self.node_id {
@@ -196,6 +204,34 @@ impl PeerServer {
             io::ErrorKind::PermissionDenied,
             format!("member {:x} of cluster {:x}: {status:?}", hello.from, hello.cluster_id),
         ))
+    }
+
+    /// Tells what the cluster looks like from here; that is all of such a connection.
+    async fn tell_info(&self, mut writer: Writer) -> io::Result<()> {
+        let info = self.info();
+        send(&mut writer, &reply_frame(0, &info)?).await
+    }
+
+    fn info(&self) -> ClusterInfo {
+        let metrics = self.raft.metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        let membership = membership.membership();
+        let voters = voters(membership);
+        let state = self.state.read();
+        let member = |(id, peer): (&NodeId, &Peer)| {
+            let name = state.member_attributes(*id).map(|found| found.name.clone());
+            let member = ClusterMember {
+                name: name.unwrap_or_default(),
+                peer_urls: peer.peer_urls.clone(),
+                is_learner: !voters.contains(id),
+            };
+            (*id, member)
+        };
+        ClusterInfo {
+            cluster_id: self.cluster_id,
+            members: membership.nodes().map(member).collect(),
+            removed: self.hub.removed(),
+        }
     }
 
     /// Log entries: one request at a time, answered by the loop itself.
@@ -287,6 +323,7 @@ impl PeerServer {
     /// Small requests: many at a time, answered in any order.
     async fn serve_requests(
         self: &Arc<Self>,
+        from: NodeId,
         mut reader: Reader,
         mut writer: Writer,
     ) -> io::Result<()> {
@@ -301,6 +338,10 @@ impl PeerServer {
         let reading = async {
             let slots = Arc::new(Semaphore::new(REQUESTS_PER_CONNECTION_MAX));
             while let Some(frame) = next_frame(&mut reader).await? {
+                if self.hub.is_removed(from) {
+                    // It hears why when it connects again.
+                    return Ok(());
+                }
                 let slot = slots.clone().acquire_owned().await.expect("never closed");
                 let (server, replies, fault) = (self.clone(), replies.clone(), fault.clone());
                 tokio::spawn(async move {

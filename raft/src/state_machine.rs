@@ -12,6 +12,7 @@ use std::{
     collections::BTreeSet,
     io,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -29,7 +30,7 @@ use tripod_storage::{
 };
 
 use crate::{
-    fatal::Fatal,
+    fatal::{Fatal, REMOVED},
     flusher::Flusher,
     hub::Hub,
     port::Delivery,
@@ -39,6 +40,9 @@ use crate::{
         Entry, LogId, MalformedBatch, NodeId, Payload, SnapshotMeta, StoredMembership, TypeConfig,
     },
 };
+
+/// How long a member that was removed still answers.
+const LEAVE_AFTER: Duration = Duration::from_secs(1);
 
 /// The last applied log id and membership, as stored beside the data.
 #[derive(Clone, Debug, Default)]
@@ -154,6 +158,15 @@ impl StateStore {
         Ok(Self { state, engine, snapshots, applied, hub, flusher, flush_bytes_max, fatal })
     }
 
+    /// Stops this removed member, once whoever asked for the removal has had time to hear of it.
+    fn leave(&self) {
+        let fatal = self.fatal.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LEAVE_AFTER).await;
+            fatal.report_text(REMOVED);
+        });
+    }
+
     /// Applies one entry and hands its answers to whoever waits for them here.
     fn apply_entry(&mut self, entry: &Entry, delivery: &mut Delivery) -> Result<u64, ApplyFault> {
         let log_id = entry.log_id;
@@ -170,6 +183,9 @@ impl StateStore {
                 let membership = StoredMembership::new(Some(log_id), membership.clone());
                 self.applied.set_membership(membership);
                 self.hub.set_removed(self.applied.removed.clone());
+                if self.applied.removed.contains(&self.hub.node_id) {
+                    self.leave();
+                }
                 (None, Vec::new())
             }
         };

@@ -52,6 +52,8 @@ pub enum Lane {
     Forward,
     /// Whole states.
     Snapshot,
+    /// What the cluster looks like, for a member that has yet to join it.
+    Info,
 }
 
 impl Lane {
@@ -61,11 +63,14 @@ impl Lane {
             Self::Control => 1,
             Self::Forward => 2,
             Self::Snapshot => 3,
+            Self::Info => 4,
         }
     }
 
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Append, Self::Control, Self::Forward, Self::Snapshot].get(usize::from(byte)).copied()
+        [Self::Append, Self::Control, Self::Forward, Self::Snapshot, Self::Info]
+            .get(usize::from(byte))
+            .copied()
     }
 }
 
@@ -483,6 +488,7 @@ fn decode_body(body: &Bytes) {
     let _ = codec::decode::<ForwardReply>(body);
     let _ = codec::decode::<ReadIndexReply>(body);
     let _ = codec::decode::<CallReply>(body);
+    let _ = codec::decode::<crate::info::ClusterInfo>(body);
     let _ = crate::types::Batch::from_bytes(body.clone()).take_commands();
 }
 

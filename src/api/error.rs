@@ -101,7 +101,7 @@ impl From<client::Error> for Status {
             Error::Member(refused) => match refused {
                 MemberRefused::BadUrls => Code::InvalidArgument,
                 MemberRefused::NotFound => Code::NotFound,
-                MemberRefused::Busy => Code::Unavailable,
+                MemberRefused::Busy | MemberRefused::Unhealthy => Code::Unavailable,
                 _ => Code::FailedPrecondition,
             },
         };

@@ -85,6 +85,9 @@ pub enum MemberRefused {
     /// The members that are started could not form a quorum afterwards.
     #[error("etcdserver: re-configuration failed due to not enough started members")]
     NotEnoughStarted,
+    /// A voter has not been heard of lately.
+    #[error("etcdserver: unhealthy cluster")]
+    Unhealthy,
     /// The cluster has as many learners as it may.
     #[error("etcdserver: too many learner members in cluster")]
     TooManyLearners,
@@ -138,6 +141,7 @@ impl From<MemberError> for Error {
             MemberError::NotLearner => MemberRefused::NotLearner.into(),
             MemberError::LearnerNotReady => MemberRefused::LearnerNotReady.into(),
             MemberError::NotEnoughStarted => MemberRefused::NotEnoughStarted.into(),
+            MemberError::Unhealthy => MemberRefused::Unhealthy.into(),
             MemberError::TooManyLearners => MemberRefused::TooManyLearners.into(),
             MemberError::InProgress => MemberRefused::Busy.into(),
             MemberError::TransfereeNotReady(_) => Self::BadLeaderTransferee,

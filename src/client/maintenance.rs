@@ -146,9 +146,10 @@ impl Client {
                 MemberInfo {
                     id,
                     name: attributes.name,
-                    peer_urls: member.peer.peer_urls,
+                    peer_urls: member.peer.peer_urls.clone(),
                     client_urls: attributes.client_urls,
-                    is_learner: member.is_learner,
+                    // A voter that has yet to catch up is listed as what it will be.
+                    is_learner: member.is_learner && !member.peer.promote,
                 }
             })
             .collect()

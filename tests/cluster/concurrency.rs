@@ -239,7 +239,7 @@ async fn ctl_locks_around_a_command_and_elects() -> Result<()> {
     assert_eq!((done.0, done.1.as_str()), (0, ""), "{done:?}");
     assert_eq!(
         (no_name.0, no_name.2.as_str()),
-        (128, "Error: lock takes one lock name argument and an optional command to execute\n")
+        (128, "Error: lock takes a lock name argument and an optional command to execute\n")
     );
     assert_eq!(
         (no_value.0, no_value.2.as_str()),

@@ -12,5 +12,6 @@ mod concurrency;
 mod dev;
 mod disk;
 mod failover;
+mod joining;
 mod load;
 mod recovery;

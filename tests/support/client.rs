@@ -12,7 +12,7 @@ use tonic::{
 };
 use tripod::api::proto::{
     etcdserverpb::{
-        self as pb, kv_client::KvClient, lease_client::LeaseClient,
+        self as pb, cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
         maintenance_client::MaintenanceClient, watch_client::WatchClient,
     },
     mvccpb,
@@ -58,6 +58,11 @@ impl Client {
     /// The Watch service.
     pub(crate) fn watch_service(&self) -> WatchClient<Channel> {
         WatchClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// The Cluster service.
+    pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel.clone())
     }
 
     /// The Maintenance service.

@@ -114,6 +114,22 @@ impl Member {
         Ok(self.child.as_ref().context("the member is not started")?.id())
     }
 
+    /// Starts with one more flag from now on; the last one of a name counts.
+    pub(crate) fn add_flag(&mut self, flag: impl Into<String>) {
+        self.flags.push(flag.into());
+    }
+
+    /// Takes flags that [`Member::add_flag`] gave away again.
+    pub(crate) fn remove_flag(&mut self, flag: &str) {
+        self.flags.retain(|given| given != flag);
+    }
+
+    /// Forgets all data of a stopped member.
+    pub(crate) fn wipe(&self) -> Result<()> {
+        ensure!(self.child.is_none(), "{} is running", self.name);
+        Ok(std::fs::remove_dir_all(&self.data_dir)?)
+    }
+
     /// Everything the member printed so far.
     pub(crate) fn log(&self) -> String {
         let bytes = std::fs::read(&self.log_path).unwrap_or_default();
@@ -247,7 +263,8 @@ fn is_healthy(port: u16) -> bool {
 pub(crate) struct Cluster {
     /// The members, in the order of their names.
     pub(crate) members: Vec<Member>,
-    _dir: TempDir,
+    options: Options,
+    dir: TempDir,
 }
 
 impl Cluster {
@@ -273,7 +290,28 @@ impl Cluster {
         for member in &mut members {
             member.flags.insert(0, format!("--initial-cluster={}", all.join(",")));
         }
-        Ok(Self { members, _dir: dir })
+        Ok(Self { members, options, dir })
+    }
+
+    /// Lays out one more member, which joins the others; its position. Not started.
+    pub(crate) fn newcomer(&mut self) -> Result<usize> {
+        let index = self.members.len();
+        let data_root =
+            self.options.data_root.clone().unwrap_or_else(|| self.dir.path().to_owned());
+        let mut newcomer = member(index, &self.options, self.dir.path(), &data_root)?;
+        newcomer.flags.push("--initial-cluster-state=existing".to_owned());
+        self.members.push(newcomer);
+        let all: Vec<usize> = (0..=index).collect();
+        self.name_members(index, &all);
+        Ok(index)
+    }
+
+    /// Gives the member at `index` the `--initial-cluster` of the members at `positions`.
+    pub(crate) fn name_members(&mut self, index: usize, positions: &[usize]) {
+        let named = positions.iter().map(|at| &self.members[*at]);
+        let list: Vec<String> =
+            named.map(|member| format!("{}={}", member.name, member.peer_url())).collect();
+        self.members[index].flags.push(format!("--initial-cluster={}", list.join(",")));
     }
 
     /// Ends a test that has passed: no started member may have ended by itself.

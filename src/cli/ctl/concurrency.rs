@@ -76,7 +76,7 @@ async fn show_own(session: &Session, key: &Bytes, lost: &str) -> Result<(), Exit
 /// `lock NAME [COMMAND ...]`.
 pub(super) async fn lock(session: &Session, args: LockArgs) -> Result<(), Exit> {
     let name = args.name.map(bytes).ok_or_else(|| {
-        Exit::args("lock takes one lock name argument and an optional command to execute")
+        Exit::args("lock takes a lock name argument and an optional command to execute")
     })?;
     let command = args.command;
     let lease = lease::grant_new(session, args.ttl).await?;
