@@ -30,7 +30,8 @@ use watch::hub::Hub;
 pub use concurrency::{LeaderKey, Observer};
 pub use error::{Error, MemberRefused};
 pub use lease::{LeaseRemaining, LeaseService};
-pub use maintenance::{MemberInfo, Status};
+pub(crate) use maintenance::hash_of;
+pub use maintenance::{KvHash, MemberInfo, Status};
 
 /// Bytes that etcd's log entry adds to a request, counted towards `max_request_bytes`.
 const ENTRY_OVERHEAD_BYTES: usize = 20;

@@ -4,6 +4,7 @@
 //! housekeeping, membership attributes, client port. Stop order is the reverse; whatever a step
 //! started ends with [`Member::shutdown`].
 
+mod corruption;
 mod health;
 mod housekeeping;
 mod identity;
@@ -40,6 +41,7 @@ use crate::{
 use identity::Loaded;
 use join::Joined;
 
+pub use corruption::Mismatch;
 pub use join::JoinError;
 
 /// Folder of a member inside its data directory, as in etcd.
@@ -92,6 +94,9 @@ pub enum StartError {
         /// Where it should be.
         new: PathBuf,
     },
+    /// The members' data differ.
+    #[error(transparent)]
+    Corrupt(#[from] corruption::Mismatch),
     /// Something that this version does not do.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -152,7 +157,6 @@ impl Member {
     /// # Errors
     /// As [`Member::start`].
     pub async fn start_with(config: Config, engine: EngineKind) -> Result<Self, StartError> {
-        refuse_unsupported(&config)?;
         let frontend = bind_clients(&config)?;
         let security: Arc<dyn PeerSecurity> = Arc::new(Plaintext);
         let transport = Arc::new(TcpTransport::new(security.clone()));
@@ -168,7 +172,7 @@ impl Member {
         let opened = opened.await;
         let opened = opened.map_err(|_| StartError::Stopped)??;
         let member = opened.wire(&config);
-        match publish(&member, &config).await {
+        match member.join_in(&config).await {
             Ok(()) => {}
             Err(error) => {
                 member.shutdown().await;
@@ -208,6 +212,14 @@ impl Member {
         self.node.shutdown().await;
     }
 
+    /// What comes between running and serving.
+    async fn join_in(&self, config: &Config) -> Result<(), StartError> {
+        if config.initial_corrupt_check {
+            corruption::check_at_start(&self.node).await?;
+        }
+        publish(self, config).await
+    }
+
     fn serve_clients(
         mut self,
         config: &Config,
@@ -232,16 +244,6 @@ impl Member {
         self.frontend = Some(frontend.with_home(home(&self.node)).run(factory)?);
         Ok(self)
     }
-}
-
-/// Settings whose silent neglect could cost data or trust.
-fn refuse_unsupported(config: &Config) -> Result<(), StartError> {
-    if config.initial_corrupt_check || !config.corrupt_check_time.is_zero() {
-        return Err(StartError::Unsupported(
-            "corruption checks are not in this version yet: compare the members' HashKV instead",
-        ));
-    }
-    Ok(())
 }
 
 /// Runs some of the client connections on the consensus thread, so that a lone client pays for
@@ -329,6 +331,8 @@ impl Opened {
         let (port, hub) = (node.port(), Hub::new(node.clone()));
         let client = Client::new(node.clone(), port, identity, limits, hub, leases.clone(), engine);
         let compaction = config.auto_compaction().ok().flatten();
+        corruption::answer_peers(&node);
+        let checks = corruption::Checks::of(config);
         let of_tasks = client.clone();
         let tasks = move || -> LocalBoxFuture<'static, ()> {
             Box::pin(async move {
@@ -336,6 +340,7 @@ impl Opened {
                 tokio::task::spawn_local(of_tasks.hub().clone().run());
                 tokio::task::spawn_local(leases.port().drive());
                 tokio::task::spawn_local(leases.run());
+                tokio::task::spawn_local(corruption::run(of_tasks.clone(), checks));
                 if let Some(retention) = compaction {
                     tokio::task::spawn_local(housekeeping::compact(of_tasks, retention));
                 }

@@ -49,7 +49,7 @@ pub use config::Config;
 pub use error::{CallError, Error, MemberError, ProposeError, ReadError};
 pub use fatal::FatalHook;
 pub use info::{ClusterInfo, ClusterMember};
-pub use node::{Bootstrap, Node};
+pub use node::{Bootstrap, Node, WeakNode};
 pub use port::{Answer, Port};
 pub use server::CallHandler;
 pub use status::{MemberStatus, Metrics, Status};

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
 };
@@ -81,6 +81,19 @@ pub struct Node {
     inner: Arc<Inner>,
 }
 
+/// A handle that keeps no member alive, for what the member itself owns.
+#[derive(Clone)]
+pub struct WeakNode {
+    inner: Weak<Inner>,
+}
+
+impl WeakNode {
+    /// The member, if anybody else still holds it.
+    pub fn upgrade(&self) -> Option<Node> {
+        Some(Node { inner: self.inner.upgrade()? })
+    }
+}
+
 struct Inner {
     config: Config,
     raft: Raft,
@@ -153,6 +166,11 @@ impl Node {
             thread: Mutex::new(Some(thread)),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A handle that does not keep the member alive.
+    pub fn downgrade(&self) -> WeakNode {
+        WeakNode { inner: Arc::downgrade(&self.inner) }
     }
 
     /// A new submission port; have one for each front-end thread.
@@ -379,7 +397,36 @@ impl Node {
         }
     }
 
-    /// One request to the leader from any thread; connections live on the consensus thread.
+    /// Registers what answers calls of `kind` on this member, whether it leads or not. Runs on
+    /// the consensus thread and must not block.
+    pub fn on_member_call(
+        &self,
+        kind: u8,
+        handler: impl Fn(Bytes) -> BoxFuture<'static, Bytes> + Send + Sync + 'static,
+    ) {
+        let handler: CallHandler = Arc::new(handler);
+        self.inner.server.member_handlers.write().insert(kind, handler);
+    }
+
+    /// Asks another member and returns its handler's answer, once, within `timeout`.
+    ///
+    /// # Errors
+    /// [`CallError`]; [`CallError::NoLeader`] where the member is not reached or not known.
+    pub async fn call_member(
+        &self,
+        target: NodeId,
+        kind: u8,
+        request: &[u8],
+        timeout: Duration,
+    ) -> Result<Bytes, CallError> {
+        let peer = self.status().members.remove(&target).ok_or(CallError::NoLeader)?.peer;
+        let body = Bytes::from([&[kind], request].concat());
+        let deadline = Instant::now() + timeout;
+        let reply: CallReply = self.ask(target, &peer, kind::CALL_MEMBER, &body, deadline).await?;
+        reply.into_result(kind)?.ok_or(CallError::NoLeader)
+    }
+
+    /// One request to another member from any thread; connections live on the consensus thread.
     async fn ask<A: serde::de::DeserializeOwned + Refusal + Send + 'static>(
         &self,
         leader: NodeId,
@@ -535,6 +582,12 @@ impl Refusal for CallReply {
 impl Refusal for Result<(), MemberError> {
     fn not_leader() -> Self {
         Err(MemberError::NotLeader { leader: None })
+    }
+}
+
+impl fmt::Debug for WeakNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakNode").finish_non_exhaustive()
     }
 }
 

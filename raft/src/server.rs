@@ -76,6 +76,8 @@ pub(crate) struct PeerServer {
     pub(crate) hub: Arc<Hub>,
     pub(crate) routes: Routes,
     pub(crate) handlers: RwLock<HashMap<u8, CallHandler>>,
+    /// Of calls that any member answers, leader or not.
+    pub(crate) member_handlers: RwLock<HashMap<u8, CallHandler>>,
     members: Members,
     hold: Arc<AtomicBool>,
     /// Locked while a snapshot comes in: one at a time.
@@ -128,6 +130,7 @@ impl PeerServer {
             hub,
             routes,
             handlers: RwLock::default(),
+            member_handlers: RwLock::default(),
             members,
             hold,
             snapshots: tokio::sync::Mutex::new(snapshots),
@@ -396,6 +399,7 @@ impl PeerServer {
             kind::FORWARD => reply_frame(id, &self.forwarded(body).await)?,
             kind::READ_INDEX => reply_frame(id, &self.read_index().await)?,
             kind::CALL => reply_frame(id, &self.called(body).await)?,
+            kind::CALL_MEMBER => reply_frame(id, &answer_call(&self.member_handlers, body).await)?,
             kind::MEMBER => reply_frame(id, &self.members.change_here(decode(&body)?).await)?,
             other => return Err(unexpected(other)),
         };
@@ -441,19 +445,24 @@ impl PeerServer {
         if *self.routes.borrow() != Route::Here {
             return CallReply::NotLeader;
         }
-        let Some(&kind) = body.first() else { return CallReply::UnknownKind };
-        if body.len() > CALL_BYTES_MAX {
-            return CallReply::TooLarge;
-        }
-        let Some(handler) = self.handlers.read().get(&kind).cloned() else {
-            return CallReply::UnknownKind;
-        };
-        let answer = handler(body.slice(1..)).await;
-        if answer.len() > CALL_BYTES_MAX {
-            return CallReply::TooLarge;
-        }
-        CallReply::Answer(answer)
+        answer_call(&self.handlers, body).await
     }
+}
+
+/// Answers a call by the handler of its kind.
+async fn answer_call(handlers: &RwLock<HashMap<u8, CallHandler>>, body: Bytes) -> CallReply {
+    let Some(&kind) = body.first() else { return CallReply::UnknownKind };
+    if body.len() > CALL_BYTES_MAX {
+        return CallReply::TooLarge;
+    }
+    let Some(handler) = handlers.read().get(&kind).cloned() else {
+        return CallReply::UnknownKind;
+    };
+    let answer = handler(body.slice(1..)).await;
+    if answer.len() > CALL_BYTES_MAX {
+        return CallReply::TooLarge;
+    }
+    CallReply::Answer(answer)
 }
 
 /// The next frame, with deadlines for silence and for a frame that began.

@@ -212,6 +212,7 @@ pub(crate) mod kind {
     pub(crate) const SNAPSHOT_CHUNK: u8 = 9;
     pub(crate) const SNAPSHOT_END: u8 = 10;
     pub(crate) const MEMBER: u8 = 11;
+    pub(crate) const CALL_MEMBER: u8 = 12;
     /// Any answer; what it holds follows from the request of the same id.
     pub(crate) const REPLY: u8 = 128;
 }

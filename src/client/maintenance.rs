@@ -1,7 +1,9 @@
 //! Members, status, hashes and alarms by typed calls.
 
+use serde::{Deserialize, Serialize};
+use tripod_raft::Node;
 use tripod_storage::{
-    Error as StorageError, Rejected, Revision,
+    Revision,
     command::{AlarmAction, AlarmKind, Command, Response},
 };
 
@@ -44,7 +46,7 @@ pub struct Status {
 }
 
 /// A hash of the key space (etcd `HashKVResponse`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KvHash {
     /// crc32c of everything up to `revision` that compaction keeps.
     pub hash: u32,
@@ -52,6 +54,35 @@ pub struct KvHash {
     pub revision: Revision,
     /// The store's compact revision.
     pub compact_revision: Revision,
+}
+
+/// Changes hashed under one read lock.
+const HASH_STEP_CHANGES: u64 = 2_000;
+
+/// See [`Client::hash_kv`].
+pub(crate) async fn hash_of(node: &Node, revision: Revision) -> Result<KvHash, Error> {
+    if node.is_installing_snapshot() {
+        return Err(Error::Timeout);
+    }
+    let snapshots = node.metrics().snapshots_received;
+    let mut hashing = node.state().read().begin_hash(revision)?;
+    loop {
+        let step = hashing.step(&node.state().read(), HASH_STEP_CHANGES);
+        match step {
+            Ok(None) => tokio::task::yield_now().await,
+            Ok(Some((hash, revision, compact_revision))) => {
+                return Ok(KvHash { hash, revision, compact_revision });
+            }
+            Err(error) => {
+                node.fail(&error);
+                return Err(Error::Stopped);
+            }
+        }
+        // Another state: what was hashed of the old one means nothing.
+        if node.is_installing_snapshot() || node.metrics().snapshots_received != snapshots {
+            return Err(Error::Timeout);
+        }
+    }
 }
 
 impl Client {
@@ -77,17 +108,15 @@ impl Client {
         (self.header(revision), status)
     }
 
-    /// Hash of the key space at `revision` (0: now). Local; members agree at equal revisions.
+    /// Hash of the key space at `revision` (0: now), read in steps that hold no lock for long.
+    /// Local; members agree at equal revisions and compact revisions.
     ///
     /// # Errors
-    /// [`Error::Rejected`] for a compacted or future revision.
-    pub fn hash_kv(&self, revision: Revision) -> Answered<KvHash> {
-        let (now, hash) = {
-            let machine = self.node.state().read();
-            (machine.revision(), machine.hash_kv(revision))
-        };
-        let (hash, revision, compact_revision) = self.or_stop(hash)??;
-        Ok((self.header(now), KvHash { hash, revision, compact_revision }))
+    /// [`Error::Rejected`] for a compacted or future revision; [`Error::Timeout`] where a
+    /// snapshot replaces the state meanwhile.
+    pub async fn hash_kv(&self, revision: Revision) -> Answered<KvHash> {
+        let hash = hash_of(&self.node, revision).await?;
+        Ok((self.header_now(), hash))
     }
 
     /// Hands what is pending to the engine and waits for it. etcd's Defragment rewrites its
@@ -169,16 +198,5 @@ impl Client {
             return Err(Error::BadLeaderTransferee);
         }
         Ok(self.node.transfer_leader(target).await?)
-    }
-
-    /// A storage failure stops the node: no answer may follow it.
-    pub(super) fn or_stop<T>(
-        &self,
-        result: Result<Result<T, Rejected>, StorageError>,
-    ) -> Result<Result<T, Rejected>, Error> {
-        result.map_err(|error| {
-            self.node.fail(&error);
-            Error::Stopped
-        })
     }
 }

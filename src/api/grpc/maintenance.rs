@@ -44,7 +44,7 @@ pub(super) async fn hash(
     _request: pb::HashRequest,
     _size: usize,
 ) -> Result<pb::HashResponse, Status> {
-    let (head, hash) = client.hash_kv(0)?;
+    let (head, hash) = client.hash_kv(0).await?;
     Ok(pb::HashResponse { header: header(head), hash: hash.hash })
 }
 
@@ -53,7 +53,7 @@ pub(super) async fn hash_kv(
     request: pb::HashKvRequest,
     _size: usize,
 ) -> Result<pb::HashKvResponse, Status> {
-    let (head, hash) = client.hash_kv(request.revision)?;
+    let (head, hash) = client.hash_kv(request.revision).await?;
     Ok(pb::HashKvResponse {
         header: header(head),
         hash: hash.hash,
