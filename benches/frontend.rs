@@ -232,7 +232,7 @@ fn main() -> anyhow::Result<()> {
     let deadline = arguments.get(4).is_some();
     let (connections, streams) = (number(2, 26), number(3, 256));
     let frontend = Frontend {
-        listen: vec!["127.0.0.1:0".parse()?],
+        listen: vec![std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()],
         workers: NonZeroUsize::new(1),
         ..Frontend::default()
     };

@@ -1,4 +1,4 @@
-//! The command line: `serve`, `dev` and `ctl`.
+//! The command line: `serve`, `dev`, `ctl`, `bench` and `certs`.
 //!
 //! Called as `etcd` the program is `tripod serve`, called as `etcdctl` it is `tripod ctl`, so a
 //! link of that name stands in for either.
@@ -8,6 +8,7 @@
 //! signal cut a stop short.
 
 pub mod bench;
+mod certs;
 mod ctl;
 mod dev;
 mod flags;
@@ -50,6 +51,9 @@ enum Command {
     /// Run a three-member cluster in this process, for development
     Dev(dev::DevArgs),
     Bench(bench::BenchArgs),
+    /// Make and show certificates of a cluster
+    #[command(subcommand)]
+    Certs(certs::CertsCommand),
     /// Talk to a server with etcdctl's commands (see 'tripod ctl --help')
     #[command(disable_help_flag = true)]
     Ctl {
@@ -103,6 +107,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 ExitCode::from(EXIT_FAILURE)
             }
         },
+        Some(Command::Certs(command)) => certs::run(&command),
         Some(Command::Ctl { args }) => ctl::run("tripod ctl", &args),
         Some(Command::Serve { args }) => serve::run("tripod serve", &args),
     }

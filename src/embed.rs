@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     client::Client,
-    config::{Config, Urls},
+    config::{Config, TlsFiles, Urls},
     node::{EngineKind, Member, StartError},
 };
 
@@ -110,6 +110,21 @@ impl Builder {
         self
     }
 
+    /// Certificates of the client port, for `https` URLs in [`Builder::client_urls`]. With
+    /// authorities in `trusted_ca_file` clients must show a certificate of theirs.
+    #[must_use]
+    pub fn client_tls(mut self, files: TlsFiles) -> Self {
+        self.config.client_transport_security = files;
+        self
+    }
+
+    /// Certificates between peers, for `https` URLs in [`Builder::cluster`].
+    #[must_use]
+    pub fn peer_tls(mut self, files: TlsFiles) -> Self {
+        self.config.peer_transport_security = files;
+        self
+    }
+
     /// Every other setting: the same struct that the program fills from its flags.
     #[must_use]
     pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -141,4 +156,34 @@ fn scratch_dir() -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     std::env::temp_dir().join(format!("tripod-{}-{number}", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_embedded_member_serves_tls_and_refuses_half_a_setting() {
+        let urls: Urls = "https://127.0.0.1:0".parse().unwrap();
+        let generated = TlsFiles { auto_tls: true, ..TlsFiles::default() };
+        let dir = tempfile::tempdir().unwrap();
+        let builder = |files| {
+            let data = dir.path().join("data");
+            Tripod::builder().in_memory().data_dir(data).client_urls(urls.clone()).client_tls(files)
+        };
+        for (what, files) in [
+            ("no certificate", TlsFiles::default()),
+            ("nobody to verify clients", TlsFiles { client_cert_auth: true, ..generated.clone() }),
+        ] {
+            let refused = builder(files).start().await.unwrap_err();
+            assert!(matches!(refused, StartError::Config(_)), "{what}: {refused}");
+        }
+        let tripod = builder(generated).start().await.unwrap();
+        let address = tripod.client_addrs()[0];
+        let connector =
+            crate::tls::Connector::new(crate::tls::Settings::default(), crate::tls::Trust::Anyone);
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        connector.unwrap().connect(socket, "127.0.0.1").await.unwrap();
+        tripod.shutdown().await.unwrap();
+    }
 }

@@ -9,17 +9,20 @@
 //! - at most `connections_max` connections are served, half-open ones included; one more per
 //!   listener is accepted and waits, the rest wait in the kernel's backlog;
 //! - a port another process listens on is refused, though our own sockets share it;
+//! - TLS handshakes are done on the worker threads, never on the home thread, and have a deadline
+//!   and a bound of their own ([`tls::Acceptor`]);
 //! - after a shutdown began no connection is accepted, and every one ends within the drain
 //!   timeout.
 
 mod listener;
+mod split;
 #[cfg(test)]
 mod tests;
 mod worker;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     num::NonZeroUsize,
     rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
@@ -31,12 +34,15 @@ use tokio::{
     runtime::Builder,
     sync::{Semaphore, mpsc, watch},
 };
-use worker::{Acceptor, Source, Target, Worker};
+use worker::{Acceptor, Listener, Source, Target, Worker};
 
-use crate::api::{
-    connection::Http1Limits,
-    h2::Limits,
-    service::{HttpHandler, Services},
+use crate::{
+    api::{
+        connection::Http1Limits,
+        h2::Limits,
+        service::{HttpHandler, Services},
+    },
+    tls,
 };
 
 /// Most worker threads of a front end.
@@ -81,11 +87,57 @@ pub enum Distribution {
     },
 }
 
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Serves {
+    /// gRPC and HTTP.
+    #[default]
+    Both,
+    /// gRPC; HTTP has a listener of its own.
+    Grpc,
+    /// HTTP; gRPC has a listener of its own.
+    Http,
+}
+
+/// TLS of a listener.
+#[derive(Clone, Debug)]
+pub struct ListenerTls {
+    /// Does the handshakes. Listeners with the same one share its bound of unfinished ones.
+    pub acceptor: Arc<tls::Acceptor>,
+    /// The common name of a client's certificate is the user it speaks for.
+    pub common_name_is_user: bool,
+}
+
+/// One address of the client port.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Where. Port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// Encrypted; `None` is cleartext.
+    pub tls: Option<ListenerTls>,
+    /// What it is for.
+    pub serves: Serves,
+}
+
+impl From<SocketAddr> for Listen {
+    /// Cleartext, for everything.
+    fn from(address: SocketAddr) -> Self {
+        Self { address, tls: None, serves: Serves::Both }
+    }
+}
+
+/// What a connection inherits from its listener.
+#[derive(Clone, Debug)]
+struct Entrance {
+    tls: Option<ListenerTls>,
+    serves: Serves,
+}
+
 /// Configuration of a front end.
 #[derive(Clone, Default)]
 pub struct Frontend {
-    /// Addresses of the client port. Port 0 lets the system choose.
-    pub listen: Vec<SocketAddr>,
+    /// The client port.
+    pub listen: Vec<Listen>,
     /// Worker threads; `None` is one per core. At most [`WORKERS_MAX`].
     pub workers: Option<NonZeroUsize>,
     /// Connections open at once; `None` is [`CONNECTIONS_MAX_DEFAULT`].
@@ -150,12 +202,13 @@ impl Frontend {
         };
         let mut addresses = Vec::new();
         // One list of listeners per accepting thread.
-        let mut listeners: Vec<Vec<TcpListener>> = (0..sockets).map(|_| Vec::new()).collect();
-        for address in &self.listen {
-            let bound = listener::bind(*address, sockets)?;
+        let mut listeners: Vec<Vec<Listener>> = (0..sockets).map(|_| Vec::new()).collect();
+        for listen in &self.listen {
+            let bound = listener::bind(listen.address, sockets)?;
             addresses.push(bound.address);
-            for (list, listener) in listeners.iter_mut().zip(bound.listeners) {
-                list.push(listener);
+            let entrance = Entrance { tls: listen.tls.clone(), serves: listen.serves };
+            for (list, socket) in listeners.iter_mut().zip(bound.listeners) {
+                list.push(Listener { socket, entrance: entrance.clone() });
             }
         }
         Ok(BoundFrontend { config: self, workers, addresses, listeners })
@@ -167,7 +220,7 @@ pub struct BoundFrontend {
     config: Frontend,
     workers: usize,
     addresses: Vec<SocketAddr>,
-    listeners: Vec<Vec<TcpListener>>,
+    listeners: Vec<Vec<Listener>>,
 }
 
 impl BoundFrontend {

@@ -11,6 +11,7 @@ pub mod frontend;
 pub mod member_id;
 pub mod node;
 pub mod peer;
+pub mod tls;
 pub mod version;
 
 pub use client::Client;

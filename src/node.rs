@@ -9,6 +9,7 @@ mod health;
 mod housekeeping;
 mod identity;
 mod join;
+mod security;
 
 use std::{
     fs, io,
@@ -34,9 +35,13 @@ use crate::{
         http::{Gateway, GatewayConfig},
     },
     client::{Client, Identity, LeaseService, Limits, watch::hub::Hub},
-    config::{Config, ConfigError, Urls},
-    frontend::{self, Distribution, Frontend, FrontendHandle, Handlers, LocalTask},
+    config::{Config, ConfigError, Url, Urls},
+    frontend::{
+        self, Distribution, Frontend, FrontendHandle, Handlers, Listen, ListenerTls, LocalTask,
+        Serves,
+    },
     peer::{self, PeerSecurity, Plaintext, TcpTransport},
+    tls,
 };
 use identity::Loaded;
 use join::Joined;
@@ -100,6 +105,9 @@ pub enum StartError {
     /// Something that this version does not do.
     #[error("{0}")]
     Unsupported(&'static str),
+    /// Certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// Storage failed.
     #[error(transparent)]
     Storage(#[from] tripod_storage::Error),
@@ -157,9 +165,11 @@ impl Member {
     /// # Errors
     /// As [`Member::start`].
     pub async fn start_with(config: Config, engine: EngineKind) -> Result<Self, StartError> {
+        // A program that embeds a member may not have asked; half a setting must not serve.
+        config.validate_tls()?;
         let frontend = bind_clients(&config)?;
-        let security: Arc<dyn PeerSecurity> = Arc::new(Plaintext);
-        let transport = Arc::new(TcpTransport::new(security.clone()));
+        let tls = security::of_peers(&config)?;
+        let transport = Arc::new(TcpTransport::new(tls.clone()));
         let joined = if identity::is_known(&config.data_dir.join(MEMBER_DIR)) {
             None
         } else {
@@ -167,7 +177,7 @@ impl Member {
         };
         let opening = config.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            Opened::open(&opening, engine, joined, transport, &security)
+            Opened::open(&opening, engine, joined, transport, tls.as_ref())
         });
         let opened = opened.await;
         let opened = opened.map_err(|_| StartError::Stopped)??;
@@ -280,7 +290,7 @@ impl Opened {
         kind: EngineKind,
         joined: Option<Joined>,
         transport: Arc<TcpTransport>,
-        security: &Arc<dyn PeerSecurity>,
+        tls: Option<&Arc<dyn PeerSecurity>>,
     ) -> Result<Self, StartError> {
         let member_dir = config.data_dir.join(MEMBER_DIR);
         let io =
@@ -302,7 +312,7 @@ impl Opened {
             tell.send_replace(Some(reason.to_owned()));
         });
         // Bound before consensus starts, so that a port in use shows at once.
-        let listeners = bind_peers(&config.listen_peer_urls)?;
+        let listeners = bind_peers(&config.listen_peer_urls, tls)?;
         let bootstrap = if config.force_new_cluster && restarts {
             Bootstrap::Alone
         } else if joined {
@@ -311,8 +321,8 @@ impl Opened {
             Bootstrap::New { members: initial_peers(config) }
         };
         let node = Node::start(raft, bootstrap, engine.clone(), transport, fatal)?;
-        for listener in listeners {
-            peer::serve(&node, listener, security.clone())?;
+        for (listener, security) in listeners {
+            peer::serve(&node, listener, security)?;
         }
         Ok(Self { node, engine, identity, failed })
     }
@@ -402,35 +412,51 @@ fn initial_peers(config: &Config) -> std::collections::BTreeMap<u64, Peer> {
         .collect()
 }
 
-fn bind_peers(urls: &Urls) -> Result<Vec<TcpListener>, StartError> {
-    let bind = |url: &str| {
-        let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-        TcpListener::bind(authority.trim_end_matches('/'))
-            .map_err(|source| StartError::Listen { url: url.to_owned(), source })
+/// Listeners with what secures their connections.
+type PeerListeners = Vec<(TcpListener, Arc<dyn PeerSecurity>)>;
+
+fn bind_peers(
+    urls: &Urls,
+    tls: Option<&Arc<dyn PeerSecurity>>,
+) -> Result<PeerListeners, StartError> {
+    let bind = |url: &Url| {
+        let listener = TcpListener::bind(url.authority())
+            .map_err(|source| StartError::Listen { url: url.to_string(), source })?;
+        let security: Arc<dyn PeerSecurity> = match tls {
+            Some(tls) if url.scheme().is_secure() => Arc::clone(tls),
+            _ => Arc::new(Plaintext),
+        };
+        Ok((listener, security))
     };
-    urls.texts().map(bind).collect()
+    urls.iter().map(bind).collect()
+}
+
+/// Where clients are listened for. URLs for HTTP alone leave the others to gRPC.
+fn client_listeners(config: &Config, tls: Option<&ListenerTls>) -> Result<Vec<Listen>, StartError> {
+    let is_split = !config.listen_client_http_urls.is_empty();
+    let grpc = if is_split { Serves::Grpc } else { Serves::Both };
+    let all = config.listen_client_urls.iter().map(|url| (url, grpc));
+    let http = config.listen_client_http_urls.iter().map(|url| (url, Serves::Http));
+    let mut listen = Vec::new();
+    for (url, serves) in all.chain(http) {
+        let authority = url.authority();
+        let resolve =
+            |source| StartError::Io { action: format!("resolve client URL {url}"), source };
+        let address = authority
+            .to_socket_addrs()
+            .map_err(resolve)?
+            .find(SocketAddr::is_ipv4)
+            .or(authority.to_socket_addrs().map_err(resolve)?.next());
+        let tls = tls.filter(|_| url.scheme().is_secure()).cloned();
+        listen.extend(address.map(|address| Listen { address, tls, serves }));
+    }
+    Ok(listen)
 }
 
 /// Binds the client port, if there is one, before anything is started.
 fn bind_clients(config: &Config) -> Result<Option<frontend::BoundFrontend>, StartError> {
-    let mut listen = Vec::new();
-    for url in config.listen_client_urls.texts().chain(config.listen_client_http_urls.texts()) {
-        if url.starts_with("https") {
-            return Err(StartError::Unsupported(
-                "TLS is not in this version yet: use http URLs, and keep the ports private",
-            ));
-        }
-        let authority = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
-        let resolve =
-            |source| StartError::Io { action: format!("resolve client URL {url}"), source };
-        listen.extend(
-            authority
-                .to_socket_addrs()
-                .map_err(resolve)?
-                .find(SocketAddr::is_ipv4)
-                .or(authority.to_socket_addrs().map_err(resolve)?.next()),
-        );
-    }
+    let tls = security::of_clients(config)?;
+    let listen = client_listeners(config, tls.as_ref())?;
     if listen.is_empty() {
         return Ok(None);
     }

@@ -1,13 +1,19 @@
 //! Peer connections over TCP: the transport of the raft crate, and the acceptor for it.
 //!
 //! Both run on the member's consensus thread. What happens between TCP and the first frame is
-//! behind [`PeerSecurity`]: nothing ([`Plaintext`]), or mutual TLS.
+//! behind [`PeerSecurity`]: nothing ([`Plaintext`]), or TLS ([`PeerTls`]).
+//!
+//! With TLS and authorities to verify against, a peer must show a certificate they signed for
+//! clients, and the raft crate holds its names against the peer URLs of the membership. Dialing,
+//! the certificate must be for the host of the URL.
 
 use std::{fmt::Debug, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::net::{TcpListener, TcpStream};
-use tripod_raft::{Error, Lane, Node, PeerIdentity, PeerStream, PeerTransport};
+use tripod_raft::{Error, Lane, Node, PeerIdentity, PeerProof, PeerStream, PeerTransport};
+
+use crate::tls::{self, Acceptor, Connector, Facts, Settings};
 
 /// Port of a peer URL that names none, as etcd.
 const DEFAULT_PORT: u16 = 2380;
@@ -22,14 +28,11 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Pause after a failed accept (out of file descriptors, most likely).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A secured stream, and the names that its other end has proved.
-pub type Accepted = (Box<dyn PeerStream>, Vec<String>);
+/// A secured stream, and what its other end has proved; nothing if it did not have to.
+pub type Accepted = (Box<dyn PeerStream>, Option<Arc<dyn PeerProof>>);
 
 /// What is put on top of a TCP connection between peers.
 pub trait PeerSecurity: Debug + Send + Sync + 'static {
-    /// The scheme of peer URLs that this speaks: `http` or `https`.
-    fn scheme(&self) -> &'static str;
-
     /// Secures a connection this member opened to `host`.
     fn connect(
         &self,
@@ -37,8 +40,8 @@ pub trait PeerSecurity: Debug + Send + Sync + 'static {
         host: &str,
     ) -> BoxFuture<'static, io::Result<Box<dyn PeerStream>>>;
 
-    /// Secures a connection a peer opened; also gives the names the peer proved to own. Must
-    /// have a deadline of its own.
+    /// Secures a connection a peer opened; also gives what the peer proved. Must have a deadline
+    /// of its own.
     fn accept(&self, stream: TcpStream) -> BoxFuture<'static, io::Result<Accepted>>;
 }
 
@@ -47,10 +50,6 @@ pub trait PeerSecurity: Debug + Send + Sync + 'static {
 pub struct Plaintext;
 
 impl PeerSecurity for Plaintext {
-    fn scheme(&self) -> &'static str {
-        "http"
-    }
-
     fn connect(
         &self,
         stream: TcpStream,
@@ -60,27 +59,88 @@ impl PeerSecurity for Plaintext {
     }
 
     fn accept(&self, stream: TcpStream) -> BoxFuture<'static, io::Result<Accepted>> {
-        Box::pin(async move { Ok((Box::new(stream) as Box<dyn PeerStream>, Vec::new())) })
+        Box::pin(async move { Ok((Box::new(stream) as Box<dyn PeerStream>, None)) })
     }
 }
 
-/// Connects to peers by their URLs.
+/// TLS, mutual if there are authorities to verify against.
+#[derive(Debug)]
+pub struct PeerTls {
+    acceptor: Arc<Acceptor>,
+    connector: Arc<Connector>,
+    checks_membership: bool,
+}
+
+impl PeerTls {
+    /// TLS with these certificates. With `checks_membership` a peer must own the host of a
+    /// member's peer URL; without, any certificate that the settings accept will do.
+    ///
+    /// # Errors
+    /// [`tls::Error`] for the first file that cannot be used.
+    pub fn new(settings: Settings, checks_membership: bool) -> Result<Self, tls::Error> {
+        Ok(Self {
+            acceptor: Arc::new(Acceptor::new(settings.clone())?),
+            connector: Arc::new(Connector::of_port(settings)?),
+            checks_membership,
+        })
+    }
+}
+
+impl PeerSecurity for PeerTls {
+    fn connect(
+        &self,
+        stream: TcpStream,
+        host: &str,
+    ) -> BoxFuture<'static, io::Result<Box<dyn PeerStream>>> {
+        let (connector, host) = (Arc::clone(&self.connector), host.to_owned());
+        Box::pin(async move {
+            let stream = connector.connect(stream, &host).await?;
+            Ok(Box::new(stream) as Box<dyn PeerStream>)
+        })
+    }
+
+    fn accept(&self, stream: TcpStream) -> BoxFuture<'static, io::Result<Accepted>> {
+        let (acceptor, checks) = (Arc::clone(&self.acceptor), self.checks_membership);
+        Box::pin(async move {
+            let shaken = acceptor.accept(stream).await.map_err(io::Error::other)?;
+            let proof = shaken.client.filter(|_| checks);
+            let proof = proof.map(|facts| Arc::new(Certificate(facts)) as Arc<dyn PeerProof>);
+            Ok((Box::new(shaken.stream) as Box<dyn PeerStream>, proof))
+        })
+    }
+}
+
+/// A verified certificate as proof of who a peer is.
+#[derive(Debug)]
+struct Certificate(Facts);
+
+impl PeerProof for Certificate {
+    fn owns(&self, host: &str) -> bool {
+        self.0.has_host(host)
+    }
+}
+
+/// Connects to peers by their URLs: `http` in cleartext, `https` with TLS.
 #[derive(Debug)]
 pub struct TcpTransport {
-    security: Arc<dyn PeerSecurity>,
+    tls: Option<Arc<dyn PeerSecurity>>,
 }
 
 impl TcpTransport {
-    /// A transport with `security` on top of TCP.
-    pub fn new(security: Arc<dyn PeerSecurity>) -> Self {
-        Self { security }
+    /// A transport with `tls` for `https` URLs, which are refused without.
+    pub fn new(tls: Option<Arc<dyn PeerSecurity>>) -> Self {
+        Self { tls }
     }
 
     async fn connect_one(&self, url: &str) -> io::Result<Box<dyn PeerStream>> {
-        let (host, port) = host_and_port(url, self.security.scheme())?;
+        let (security, scheme): (&dyn PeerSecurity, _) = match &self.tls {
+            Some(tls) if url.starts_with("https://") => (tls.as_ref(), "https"),
+            _ => (&Plaintext, "http"),
+        };
+        let (host, port) = host_and_port(url, scheme)?;
         let stream = TcpStream::connect((host, port)).await?;
         tune(&stream)?;
-        self.security.connect(stream, host).await
+        security.connect(stream, host).await
     }
 }
 
@@ -193,10 +253,11 @@ async fn serve_one(
         return;
     }
     match security.accept(stream).await {
-        Ok((stream, names)) => {
-            let identity = PeerIdentity { address: address.to_string(), names };
+        Ok((stream, proof)) => {
+            let identity = PeerIdentity { address: address.to_string(), proof };
             node.serve_peer(stream, identity).await;
         }
+        // Said by the acceptor, with a limit on the lines.
         Err(error) => tracing::debug!(%address, %error, "peer handshake failed"),
     }
 }

@@ -49,6 +49,7 @@ fn compare_etcd_with_itself(only: &str, dir: &Path) -> compare::Report {
         watch: WatchPlan { watchers: 200, keys: 20, seconds: 1, ..WatchPlan::default() },
         dir: dir.to_owned(),
         start_deadline: Duration::from_secs(60),
+        tls: false,
     };
     compare::run(&comparison, &mut Progress::hidden()).expect("both sides can be measured")
 }

@@ -269,8 +269,14 @@ async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running,
         }
     };
     hub.set_running();
+    let founders = match &bootstrap {
+        Bootstrap::New { members } => {
+            members.values().flat_map(|peer| peer.peer_urls.iter().cloned()).collect()
+        }
+        Bootstrap::Join | Bootstrap::Existing | Bootstrap::Alone => Vec::new(),
+    };
     let (routes, server, members) =
-        spawn_tasks(&config, &raft, &hub, &log, &network, snapshots, &state, &fatal);
+        spawn_tasks(&config, founders, &raft, &hub, &log, &network, snapshots, &state, &fatal);
     tokio::spawn(initialize(config.clone(), bootstrap, raft.clone()));
     let running = Running { raft: raft.clone(), routes, server, members };
     if ready.send(Ok(running)).is_err() {
@@ -304,6 +310,7 @@ async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running,
 #[expect(clippy::too_many_arguments, reason = "called once, where the parts are made")]
 fn spawn_tasks(
     config: &Config,
+    founders: Vec<String>,
     raft: &Raft,
     hub: &Arc<Hub>,
     log: &LogStore,
@@ -361,6 +368,7 @@ fn spawn_tasks(
         routes.clone(),
         members.clone(),
         hold,
+        founders,
         snapshots,
         state.clone(),
     ));

@@ -28,6 +28,7 @@ use tripod_storage::{apply::StateMachine, codec};
 use crate::{
     error::ReadError,
     hub::Hub,
+    identity,
     info::{ClusterInfo, ClusterMember},
     members::Members,
     node::Raft,
@@ -80,6 +81,8 @@ pub(crate) struct PeerServer {
     pub(crate) member_handlers: RwLock<HashMap<u8, CallHandler>>,
     members: Members,
     hold: Arc<AtomicBool>,
+    /// Peer URLs of the members this one was founded with.
+    founders: Vec<String>,
     /// Locked while a snapshot comes in: one at a time.
     snapshots: tokio::sync::Mutex<SnapshotDir>,
     state: Arc<RwLock<StateMachine>>,
@@ -120,6 +123,7 @@ impl PeerServer {
         routes: Routes,
         members: Members,
         hold: Arc<AtomicBool>,
+        founders: Vec<String>,
         snapshots: SnapshotDir,
         state: Arc<RwLock<StateMachine>>,
     ) -> Self {
@@ -133,6 +137,7 @@ impl PeerServer {
             member_handlers: RwLock::default(),
             members,
             hold,
+            founders,
             snapshots: tokio::sync::Mutex::new(snapshots),
             state,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -165,7 +170,7 @@ impl PeerServer {
         mut stream: Box<dyn PeerStream>,
         identity: &PeerIdentity,
     ) -> io::Result<()> {
-        let hello = timeout(HELLO_TIMEOUT, self.greet(&mut stream))
+        let hello = timeout(HELLO_TIMEOUT, self.greet(&mut stream, identity))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no greeting in time"))??;
         tracing::debug!(from = hello.from, lane = ?hello.lane, address = identity.address, "peer connected");
@@ -180,10 +185,26 @@ impl PeerServer {
     }
 
     /// Reads the greeting and answers it; `Err` unless the peer may stay.
-    async fn greet(&self, stream: &mut Box<dyn PeerStream>) -> io::Result<Hello> {
+    async fn greet(
+        &self,
+        stream: &mut Box<dyn PeerStream>,
+        identity: &PeerIdentity,
+    ) -> io::Result<Hello> {
         let mut bytes = [0; HELLO_BYTES];
         stream.read_exact(&mut bytes).await?;
         let hello = Hello::decode(&bytes)?;
+        if let Some(proof) = &identity.proof
+            && !identity::owns_any(proof.as_ref(), &self.urls_of(hello.from)).await
+        {
+            // No answer: whoever this is learns nothing of the cluster.
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "its certificate is not for a host of the peer URLs of member {:x}",
+                    hello.from
+                ),
+            ));
+        }
         let status = if hello.version != WIRE_VERSION {
             Status::WrongVersion
         } else if hello.lane == Lane::Info {
@@ -235,6 +256,18 @@ impl PeerServer {
             members: membership.nodes().map(member).collect(),
             removed: self.hub.removed(),
         }
+    }
+
+    /// Peer URLs of a member, of all members if it is none of them (it may be one that this
+    /// member has not heard of yet), of the founding members if there is no log yet.
+    fn urls_of(&self, id: NodeId) -> Vec<String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let member = membership.get_node(&id);
+        let all = || membership.nodes().flat_map(|(_, peer)| peer.peer_urls.clone()).collect();
+        let known = member.map_or_else(all, |peer| peer.peer_urls.clone());
+        if known.is_empty() { self.founders.clone() } else { known }
     }
 
     /// Log entries: one request at a time, answered by the loop itself.

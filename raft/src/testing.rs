@@ -164,8 +164,7 @@ impl PeerTransport for TestTransport {
             let (far_read, far_write) = split(far_pump);
             tokio::spawn(pump(self.network.clone(), there, near_read, far_write));
             tokio::spawn(pump(self.network.clone(), back, far_read, near_write));
-            let identity =
-                PeerIdentity { address: format!("{SCHEME}{}", self.from), names: vec![] };
+            let identity = PeerIdentity { address: format!("{SCHEME}{}", self.from), proof: None };
             let server = node.clone();
             node.spawn_on_consensus(move || {
                 Box::pin(async move { server.serve_peer(Box::new(far), identity).await })
@@ -238,7 +237,7 @@ pub fn serve_tcp(node: &Node, listener: std::net::TcpListener) -> Result<(), cra
         Box::pin(async move {
             let Ok(listener) = TcpListener::from_std(listener) else { return };
             while let Ok((stream, address)) = listener.accept().await {
-                let identity = PeerIdentity { address: address.to_string(), names: vec![] };
+                let identity = PeerIdentity { address: address.to_string(), proof: None };
                 // A connection that is gone already is noticed by its first read.
                 let _ = stream.set_nodelay(true);
                 let server = server.clone();

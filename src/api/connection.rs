@@ -65,7 +65,7 @@ pub struct Environment {
     /// Tells connections to end.
     pub drain: Rc<Drain>,
     /// Memory the thread's HTTP/2 connections hold for their clients.
-    pub held: HeldAccount,
+    pub held: Rc<HeldAccount>,
 }
 
 /// Bytes held for clients.

@@ -10,6 +10,7 @@
 //!   SIGTERM;
 //! - a run with failed requests or wrong values is marked, never shown as a clean figure.
 
+mod certificates;
 mod environment;
 mod etcd;
 mod report;
@@ -23,12 +24,13 @@ use std::{
 
 use super::{
     load::{self, LoadError, Observer},
-    plan::{Op, Plan, PlanError, Stop},
+    plan::{Encryption, Op, Plan, PlanError, Stop},
     process::{self, Memory},
     progress::Progress,
     verify::{self, RpcError},
     watch::{self, WatchPlan},
 };
+use certificates::Certificates;
 pub use environment::Environment;
 pub use etcd::{EtcdError, find as find_etcd};
 pub use report::Report;
@@ -81,6 +83,8 @@ pub struct Comparison {
     pub dir: PathBuf,
     /// Time a cluster may take to get healthy.
     pub start_deadline: Duration,
+    /// Encrypt clients and peers.
+    pub tls: bool,
 }
 
 /// Why a comparison could not go on.
@@ -102,6 +106,9 @@ pub enum CompareError {
     /// A plan makes no sense.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The certificates of the run cannot be made.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::Error),
     /// Nothing to measure.
     #[error("no row matches the selection")]
     NoRow,
@@ -139,6 +146,7 @@ pub fn run(comparison: &Comparison, progress: &mut Progress) -> Result<Report, C
         return Err(CompareError::NoRow);
     }
     let supervisor = Supervisor::new()?;
+    let certificates = comparison.tls.then(|| Certificates::make(&comparison.dir)).transpose()?;
     let sides = [Side::etcd(&comparison.etcd), Side::candidate(&comparison.candidate)?];
     let environment = Environment::read(&comparison.dir, &sides, comparison.seed);
     let mut report = Report::new(environment, comparison, &groups);
@@ -152,8 +160,14 @@ pub fn run(comparison: &Comparison, progress: &mut Progress) -> Result<Report, C
                 let text =
                     format!("round {} of {}, {}, {group}", round + 1, comparison.rounds, side.name);
                 progress.set(as_u64(step), as_u64(steps), || text.clone());
-                let mut bench =
-                    Bench { comparison, supervisor: &supervisor, side, round, progress };
+                let mut bench = Bench {
+                    comparison,
+                    supervisor: &supervisor,
+                    certificates: certificates.as_ref(),
+                    side,
+                    round,
+                    progress,
+                };
                 for (row, sample) in bench.group(group)? {
                     bench.progress.note(&format!("{text}: {}", report::one_line(&row, &sample)));
                     report.add(&row, index, sample);
@@ -174,6 +188,7 @@ fn as_u64(value: usize) -> u64 {
 struct Bench<'a> {
     comparison: &'a Comparison,
     supervisor: &'a Supervisor,
+    certificates: Option<&'a Certificates>,
     side: &'a Side,
     round: usize,
     progress: &'a mut Progress,
@@ -185,6 +200,7 @@ impl Bench<'_> {
             self.supervisor,
             self.side,
             group.members,
+            self.certificates,
             &self.comparison.dir,
             self.comparison.start_deadline,
         )?;
@@ -196,9 +212,14 @@ impl Bench<'_> {
         }
     }
 
+    fn encryption(&self) -> Option<Encryption> {
+        self.certificates.map(|certificates| certificates.encryption.clone())
+    }
+
     fn plan(&self, cluster: &Cluster, row: &Row, op: Op) -> Plan {
         Plan {
             endpoints: cluster.endpoints().to_vec(),
+            tls: self.encryption(),
             clients: row.clients,
             threads: self.comparison.threads,
             warmup: self.comparison.warmup,
@@ -219,6 +240,7 @@ impl Bench<'_> {
             let plan = Plan {
                 clients: FILL_CLIENTS,
                 endpoints: cluster.endpoints().to_vec(),
+                tls: self.encryption(),
                 key_space: self.comparison.key_space,
                 value_bytes: self.comparison.value_bytes,
                 seed: self.comparison.seed,
@@ -287,8 +309,11 @@ impl Bench<'_> {
 
     fn watch(&self, group: &Group, cluster: &Cluster) -> Result<Vec<(Row, Sample)>, CompareError> {
         let Some(row) = group.rows.first() else { return Ok(vec![]) };
-        let plan =
-            WatchPlan { endpoints: cluster.endpoints().to_vec(), ..self.comparison.watch.clone() };
+        let plan = WatchPlan {
+            endpoints: cluster.endpoints().to_vec(),
+            tls: self.encryption(),
+            ..self.comparison.watch.clone()
+        };
         let pids = cluster.pids();
         let summary = watch::run(&plan, &|| cpu_of_all(&pids))?;
         let sample = Sample {

@@ -10,7 +10,7 @@
 //! - [`compare`] runs the real etcd and a candidate in alternation;
 //! - [`watch`] measures the delivery of events to many watchers.
 //!
-//! Absent on purpose: TLS and authentication.
+//! Absent on purpose: authentication by password.
 
 pub mod compare;
 pub mod load;

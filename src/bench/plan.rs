@@ -1,8 +1,10 @@
 //! What a benchmark run does: plain data, checked once.
 
-use std::{net::ToSocketAddrs, time::Duration};
+use std::{net::ToSocketAddrs, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::Serialize;
+
+use crate::tls::{self, Connector, Settings, Trust};
 
 /// Clients that share a connection unless told otherwise, as in etcd's own benchmark guide
 /// (100 connections for 1,000 clients).
@@ -62,11 +64,80 @@ pub enum Stop {
     After(Duration),
 }
 
+/// Certificates of a run with TLS. Empty paths are unset.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFiles {
+    /// Authorities of the servers' certificates; unset: the system's.
+    pub cacert: PathBuf,
+    /// Client certificate.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Believe any server.
+    pub skip_verify: bool,
+}
+
+impl TlsFiles {
+    /// What connects with these files and speaks `protocol` inside TLS.
+    ///
+    /// # Errors
+    /// The first file that cannot be used.
+    fn connector(&self, protocol: Protocol) -> Result<Arc<Connector>, tls::Error> {
+        let trust = if self.skip_verify {
+            Trust::Anyone
+        } else if self.cacert.as_os_str().is_empty() {
+            Trust::System
+        } else {
+            Trust::File(self.cacert.clone())
+        };
+        let settings = Settings {
+            cert_file: self.cert.clone(),
+            key_file: self.key.clone(),
+            protocols: match protocol {
+                Protocol::Grpc => &[b"h2"],
+                Protocol::Http => &[b"http/1.1"],
+            },
+            ..Settings::default()
+        };
+        Connector::new(settings, trust).map(Arc::new)
+    }
+}
+
+/// Connectors of a run with TLS; the server tells the protocols apart by what they negotiate.
+#[derive(Clone, Debug)]
+pub struct Encryption {
+    /// For gRPC.
+    pub grpc: Arc<Connector>,
+    /// For JSON over HTTP/1.1.
+    pub http: Arc<Connector>,
+}
+
+impl Encryption {
+    /// Both connectors with these files.
+    ///
+    /// # Errors
+    /// The first file that cannot be used.
+    pub fn new(files: &TlsFiles) -> Result<Self, tls::Error> {
+        let (grpc, http) = (files.connector(Protocol::Grpc)?, files.connector(Protocol::Http)?);
+        Ok(Self { grpc, http })
+    }
+
+    /// The connector of a protocol.
+    pub fn of(&self, protocol: Protocol) -> &Arc<Connector> {
+        match protocol {
+            Protocol::Grpc => &self.grpc,
+            Protocol::Http => &self.http,
+        }
+    }
+}
+
 /// One run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// `host:port` of each endpoint; connections are spread over them in turn.
     pub endpoints: Vec<String>,
+    /// How to encrypt; `None`: not at all.
+    pub tls: Option<Encryption>,
     /// Clients, each with one request in flight.
     pub clients: usize,
     /// Connections of the gRPC mode; `None`: one for ten clients.
@@ -99,6 +170,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             endpoints: vec!["127.0.0.1:2379".into()],
+            tls: None,
             clients: 256,
             connections: None,
             threads: 1,
@@ -198,16 +270,17 @@ impl Plan {
     }
 }
 
-/// Takes `http://host:port`, `host:port` or `host` apart into `host:port`.
+/// Takes `http://host:port`, `https://host:port`, `host:port` or `host` apart into `host:port`.
 ///
 /// # Errors
-/// TLS endpoints, which this client does not speak, and names that do not resolve.
+/// What is no endpoint, and names that do not resolve.
 pub fn authority(endpoint: &str) -> Result<String, PlanError> {
     let fail = |why: &str| PlanError::Endpoint { endpoint: endpoint.into(), why: why.into() };
-    if endpoint.starts_with("https://") {
-        return Err(fail("the benchmark's lean client speaks no TLS; use a plain endpoint"));
-    }
-    let rest = endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/');
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| endpoint.strip_prefix(scheme))
+        .unwrap_or(endpoint)
+        .trim_end_matches('/');
     if rest.is_empty() || rest.contains(['/', ' ', '\r', '\n']) {
         return Err(fail("expected http://host:port"));
     }
@@ -231,7 +304,7 @@ mod tests {
             ("127.0.0.1:1/", Some("127.0.0.1:1")),
             ("127.0.0.1", Some("127.0.0.1:2379")),
             ("http://[::1]:5", Some("[::1]:5")),
-            ("https://127.0.0.1:2379", None),
+            ("https://127.0.0.1:2379", Some("127.0.0.1:2379")),
             ("http://", None),
             ("a b:1", None),
             ("127.0.0.1:99999", None),

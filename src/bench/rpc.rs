@@ -1,18 +1,18 @@
 //! Single calls over the lean gRPC client: reading back, asking who leads, preparing a watch.
 
-use std::{future::poll_fn, io, pin::Pin, task::Poll, time::Duration};
+use std::{future::poll_fn, io, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use prost::Message;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     render::field,
-    wire::{Event, Failure, Grpc, MESSAGE_PREFIX_BYTES, Method, WireError},
+    wire::{Event, Failure, Grpc, MESSAGE_PREFIX_BYTES, Method, Stream, WireError},
 };
-use crate::api::proto::etcdserverpb::{RangeResponse, StatusResponse};
+use crate::{
+    api::proto::etcdserverpb::{RangeResponse, StatusResponse},
+    tls::Connector,
+};
 
 /// Calls in flight at a time on one session.
 const CALLS_AT_ONCE: usize = 64;
@@ -42,10 +42,13 @@ pub enum RpcError {
     },
 }
 
+/// How to encrypt, if at all.
+pub(crate) type Tls<'a> = Option<&'a Arc<Connector>>;
+
 /// A connection for single calls.
 pub(crate) struct Session {
     endpoint: String,
-    stream: TcpStream,
+    stream: Stream,
     pub(crate) wire: Grpc,
     written: usize,
     input: Vec<u8>,
@@ -53,15 +56,18 @@ pub(crate) struct Session {
 
 impl Session {
     /// Connects with room for the usual number of calls.
-    pub(crate) async fn connect(endpoint: &str) -> Result<Self, RpcError> {
-        Self::with_slots(endpoint, CALLS_AT_ONCE).await
+    pub(crate) async fn connect(endpoint: &str, tls: Tls<'_>) -> Result<Self, RpcError> {
+        Self::with_slots(endpoint, tls, CALLS_AT_ONCE).await
     }
 
     /// Connects with room for `slots` streams.
-    pub(crate) async fn with_slots(endpoint: &str, slots: usize) -> Result<Self, RpcError> {
+    pub(crate) async fn with_slots(
+        endpoint: &str,
+        tls: Tls<'_>,
+        slots: usize,
+    ) -> Result<Self, RpcError> {
         let io = |source| RpcError::Io { endpoint: endpoint.to_owned(), source };
-        let stream = TcpStream::connect(endpoint).await.map_err(io)?;
-        stream.set_nodelay(true).map_err(io)?;
+        let stream = Stream::connect(endpoint, tls).await.map_err(io)?;
         let wire = Grpc::new(endpoint).capturing(slots);
         let endpoint = endpoint.to_owned();
         Ok(Self { endpoint, stream, wire, written: 0, input: vec![0; READ_BYTES] })
@@ -89,6 +95,9 @@ impl Session {
             if self.written == output.len() {
                 output.clear();
                 self.written = 0;
+                if let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_flush(context) {
+                    return Poll::Ready(Err(End::Io(error)));
+                }
             }
             let mut buffer = ReadBuf::new(&mut self.input);
             match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
@@ -174,9 +183,9 @@ pub(crate) async fn read(
 }
 
 /// The endpoint whose member leads, `None` if none of them says so.
-pub(crate) async fn leader(endpoints: &[String]) -> Result<Option<String>, RpcError> {
+pub(crate) async fn leader(endpoints: &[String], tls: Tls<'_>) -> Result<Option<String>, RpcError> {
     for endpoint in endpoints {
-        let mut session = Session::connect(endpoint).await?;
+        let mut session = Session::connect(endpoint, tls).await?;
         let answers = session.call_all(Method::Status, &[vec![]]).await?;
         let answer = answers.first().map(Vec::as_slice).unwrap_or_default();
         let status = StatusResponse::decode(answer).map_err(|error| session.refused(error))?;

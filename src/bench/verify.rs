@@ -64,12 +64,12 @@ pub fn run(plan: &Plan, witnesses: &[Witness]) -> Result<Verified, RpcError> {
     rpc::block_on(read_back(plan, witnesses))
 }
 
-/// The endpoint whose member leads, `None` if none says that it does.
+/// The endpoint of the plan whose member leads, `None` if none says that it does.
 ///
 /// # Errors
 /// An endpoint cannot be asked.
-pub fn leader(endpoints: &[String]) -> Result<Option<String>, RpcError> {
-    rpc::block_on(rpc::leader(endpoints))
+pub fn leader(plan: &Plan) -> Result<Option<String>, RpcError> {
+    rpc::block_on(rpc::leader(&plan.endpoints, plan.tls.as_ref().map(|tls| &tls.grpc)))
 }
 
 async fn read_back(plan: &Plan, witnesses: &[Witness]) -> Result<Verified, RpcError> {
@@ -91,7 +91,8 @@ async fn read_back(plan: &Plan, witnesses: &[Witness]) -> Result<Verified, RpcEr
     // The questions are dealt out over the endpoints: every member must know the answers.
     let endpoints = plan.endpoints.len();
     for (index, endpoint) in plan.endpoints.iter().enumerate() {
-        let mut session = Session::connect(endpoint).await?;
+        let mut session =
+            Session::connect(endpoint, plan.tls.as_ref().map(|tls| &tls.grpc)).await?;
         let mine: Vec<&Question> = questions.iter().skip(index).step_by(endpoints).collect();
         let keys: Vec<[u8; 18]> = mine.iter().map(|question| key(question.key)).collect();
         let values = rpc::read(&mut session, &keys).await?;

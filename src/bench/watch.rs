@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::task::{JoinSet, LocalSet};
 
 use super::{
-    plan::Plan,
+    plan::{Encryption, Plan},
     render::{Action, Renderer, Stamp, field, key},
     rpc::{RpcError, Session, block_on},
     stats::{Latency, Tally},
@@ -37,6 +37,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct WatchPlan {
     /// `host:port` of each endpoint; connections are spread over them in turn.
     pub endpoints: Vec<String>,
+    /// How to encrypt; `None`: not at all.
+    pub tls: Option<Encryption>,
     /// Watchers; watcher n watches key n modulo the number of keys.
     pub watchers: usize,
     /// Watchers that share a stream.
@@ -57,6 +59,7 @@ impl Default for WatchPlan {
     fn default() -> Self {
         Self {
             endpoints: vec![],
+            tls: None,
             watchers: 10_000,
             watchers_per_stream: 10,
             streams_per_connection: 20,
@@ -198,7 +201,12 @@ async fn fan_out(
     let mut tasks = JoinSet::new();
     for connection in 0..plan.connections() {
         let endpoint = &plan.endpoints[connection % plan.endpoints.len()];
-        let session = Session::with_slots(endpoint, plan.streams_per_connection).await?;
+        let session = Session::with_slots(
+            endpoint,
+            plan.tls.as_ref().map(|tls| &tls.grpc),
+            plan.streams_per_connection,
+        )
+        .await?;
         tasks.spawn_local(follow(shared.clone(), session, connection));
     }
     shared.wait(CREATE_MAX, || shared.created.get() >= plan.watchers).await?;
@@ -251,7 +259,9 @@ impl Phase {
 async fn put_all(shared: &Shared) -> Result<u64, RpcError> {
     let plan = &shared.plan;
     let slots = usize::try_from(plan.keys).unwrap_or(usize::MAX);
-    let mut session = Session::with_slots(&plan.endpoints[0], slots).await?;
+    let mut session =
+        Session::with_slots(&plan.endpoints[0], plan.tls.as_ref().map(|tls| &tls.grpc), slots)
+            .await?;
     let total = plan.keys * u64::from(plan.seconds);
     let interval = Duration::from_secs(1) / u32::try_from(plan.keys).unwrap_or(u32::MAX);
     let (mut body, mut events) = (vec![], vec![]);

@@ -13,7 +13,8 @@ use crate::bench::{
     compare::{self, Comparison, Filter},
     load,
     output::{self, grouped},
-    plan, verify,
+    plan::{self, Encryption, TlsFiles},
+    verify,
     watch::WatchPlan,
 };
 
@@ -88,6 +89,9 @@ pub struct CompareArgs {
     /// Seconds a cluster may take to get healthy
     #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
     start_deadline: f64,
+    /// Encrypt clients and peers of both sides, with the same certificates
+    #[arg(long)]
+    tls: bool,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -144,6 +148,7 @@ impl CompareArgs {
             },
             dir: self.dir.clone(),
             start_deadline: seconds("start-deadline", self.start_deadline)?,
+            tls: self.tls,
         })
     }
 }
@@ -162,6 +167,43 @@ fn run_compare(args: &CompareArgs) -> anyhow::Result<()> {
     output::line(&if args.json { json } else { report.text() });
     let faults = report.faults();
     if faults.is_empty() { Ok(()) } else { bail!("{} figures are not clean", faults.len()) }
+}
+
+/// Certificates for https endpoints.
+#[derive(Debug, Default, clap::Args)]
+pub struct TlsArgs {
+    /// Authorities of the servers' certificates [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// Client certificate
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Private key of --cert
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Do not verify the servers' certificates
+    #[arg(long)]
+    insecure_skip_tls_verify: bool,
+}
+
+impl TlsArgs {
+    /// How to encrypt connections to `endpoints`.
+    fn encryption(&self, endpoints: &[String]) -> anyhow::Result<Option<Encryption>> {
+        let secure = endpoints.iter().filter(|url| url.starts_with("https://")).count();
+        if secure == 0 {
+            return Ok(None);
+        }
+        if secure != endpoints.len() {
+            bail!("--endpoints: give all of them with https:// or none");
+        }
+        let files = TlsFiles {
+            cacert: self.cacert.clone().unwrap_or_default(),
+            cert: self.cert.clone().unwrap_or_default(),
+            key: self.key.clone().unwrap_or_default(),
+            skip_verify: self.insecure_skip_tls_verify,
+        };
+        Ok(Some(Encryption::new(&files)?))
+    }
 }
 
 /// Flags of one run.
@@ -229,6 +271,8 @@ pub struct LoadArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 impl LoadArgs {
@@ -236,6 +280,7 @@ impl LoadArgs {
         let endpoints =
             self.endpoints.iter().map(|e| plan::authority(e)).collect::<Result<_, _>>()?;
         let plan = Plan {
+            tls: self.tls.encryption(&self.endpoints)?,
             endpoints,
             clients: self.clients,
             connections: self.conns,
@@ -278,7 +323,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 fn run_load(args: &LoadArgs) -> anyhow::Result<()> {
     let mut plan = args.plan()?;
     if args.target_leader {
-        let leader = verify::leader(&plan.endpoints)?;
+        let leader = verify::leader(&plan)?;
         plan.endpoints = vec![leader.context("no endpoint says that it leads")?];
     }
     if plan.op.reads() && !args.no_fill {
@@ -428,7 +473,8 @@ mod tests {
             "--clients 4 --conns 5",
             "--op sideways",
             "--protocol ftp",
-            "--endpoints https://127.0.0.1:1",
+            "--endpoints https://127.0.0.1:1 --cacert missing.pem",
+            "--endpoints https://127.0.0.1:1,http://127.0.0.1:2",
             "--duration -1",
             "--total 5 --duration 3",
             "--threads 3",

@@ -8,6 +8,7 @@
 mod args;
 mod client;
 mod concurrency;
+mod dial;
 mod endpoint;
 mod exit;
 mod go;

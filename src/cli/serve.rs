@@ -67,6 +67,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         version = version::ETCD_VERSION,
         "starting member"
     );
+    // In the order in which a member listens.
+    let secure: Vec<bool> = [&config.listen_client_urls, &config.listen_client_http_urls]
+        .into_iter()
+        .flat_map(|urls| urls.iter().map(|url| url.scheme().is_secure()))
+        .collect();
     let member = tokio::select! {
         member = start::member(config) => member?,
         signal = signals.wait() => {
@@ -75,11 +80,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     };
     tracing::info!(name, "ready to serve client requests");
-    for address in member.client_addrs() {
-        tracing::info!(
-            %address,
-            "serving client traffic insecurely; this is strongly discouraged!"
-        );
+    for (address, secure) in member.client_addrs().iter().zip(secure) {
+        if secure {
+            tracing::info!(%address, "serving client traffic securely");
+        } else {
+            tracing::info!(
+                %address,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            );
+        }
     }
     tokio::select! {
         signal = signals.wait() => tracing::info!(signal, "stopping"),

@@ -32,10 +32,10 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// Nothing is set.
+    /// A certificate or its key is named.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+    pub fn has_certificate(&self) -> bool {
+        !self.cert_file.is_empty() || !self.key_file.is_empty()
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use super::{AuthTokenError, ClusterError, Config, TlsVersion, UrlError, Urls, duration};
+use super::{AuthTokenError, ClusterError, Config, TlsFiles, TlsVersion, UrlError, Urls, duration};
 
 /// Longest election timeout, in milliseconds, as in etcd.
 const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
 /// Heartbeats that must fit into an election timeout, as in etcd.
 const HEARTBEATS_PER_ELECTION_MIN: u64 = 5;
+/// Longest life of a generated certificate, in years.
+const SELF_SIGNED_YEARS_MAX: u32 = 1_000;
 /// Range of bcrypt's work factor.
 const BCRYPT_COST: std::ops::RangeInclusive<u32> = 4..=31;
 
@@ -65,11 +67,26 @@ pub enum ConfigError {
     TlsVersions { min: &'static str, max: &'static str },
     #[error("cipher suites cannot be configured when only TLS1.3 is enabled")]
     CipherSuites,
+    #[error("{0}")]
+    CipherSuite(String),
+    #[error("{port}: KeyFile and CertFile must both be present[key: {key}, cert: {cert}]")]
+    HalfCertificate { port: &'static str, key: String, cert: String },
     #[error(
-        "TLS is not in this version yet: remove {0}, and keep client and peer ports on a \
-         trusted network or behind a TLS proxy until it is"
+        "cannot listen on TLS for {url}: KeyFile and CertFile are not presented (give \
+         --{prefix}cert-file and --{prefix}key-file, or --{prefix}auto-tls)"
     )]
-    Tls(String),
+    NoCertificate { prefix: &'static str, url: String },
+    #[error(
+        "{port}: AllowedCN and AllowedHostname are mutually exclusive (cn={cn:?}, hostname={hostname:?})"
+    )]
+    AllowedBoth { port: &'static str, cn: Vec<String>, hostname: Vec<String> },
+    #[error(
+        "{port}: {setting} judges client certificates, which takes authorities to verify them: \
+         give --{prefix}trusted-ca-file"
+    )]
+    NoAuthority { port: &'static str, prefix: &'static str, setting: &'static str },
+    #[error("--self-signed-cert-validity must be >0 years, at most {max} (set to {years})")]
+    SelfSignedValidity { years: u32, max: u32 },
     #[error("unix sockets are not served: give --{flag} an http:// URL instead of {url}")]
     UnixSocket { flag: &'static str, url: String },
 }
@@ -182,8 +199,8 @@ impl Config {
         Ok(())
     }
 
-    /// Consistency of TLS settings, then the refusal of all of them while there is no TLS.
-    fn validate_tls(&self) -> Result<(), ConfigError> {
+    /// Consistency of TLS settings. The files are read when the member starts.
+    pub(crate) fn validate_tls(&self) -> Result<(), ConfigError> {
         let name = |version| match version {
             TlsVersion::Tls12 => "TLS1.2",
             TlsVersion::Tls13 => "TLS1.3",
@@ -197,28 +214,57 @@ impl Config {
         if self.tls_min_version == TlsVersion::Tls13 && !self.cipher_suites.is_empty() {
             return Err(ConfigError::CipherSuites);
         }
-        // Silently serving cleartext where certificates were asked for would be worse than
-        // not starting.
-        for (name, files) in [
-            ("client certificate settings", &self.client_transport_security),
-            ("peer certificate settings", &self.peer_transport_security),
-        ] {
-            if !files.is_empty() {
-                return Err(ConfigError::Tls(name.to_owned()));
-            }
+        crate::tls::check_cipher_suites(&self.cipher_suites)
+            .map_err(|error| ConfigError::CipherSuite(error.to_string()))?;
+        let years = self.self_signed_cert_validity_years;
+        if !(1..=SELF_SIGNED_YEARS_MAX).contains(&years) {
+            return Err(ConfigError::SelfSignedValidity { years, max: SELF_SIGNED_YEARS_MAX });
         }
-        if !self.cipher_suites.is_empty() {
-            return Err(ConfigError::Tls("--cipher-suites".to_owned()));
+        let client_urls =
+            [&self.listen_client_urls, &self.listen_client_http_urls, &self.listen_metrics_urls];
+        validate_port("client", "", &self.client_transport_security, &client_urls)?;
+        let peer_urls = [&self.listen_peer_urls];
+        validate_port("peer", "peer-", &self.peer_transport_security, &peer_urls)
+    }
+}
+
+/// Judges the certificate settings of one port.
+fn validate_port(
+    port: &'static str,
+    prefix: &'static str,
+    files: &TlsFiles,
+    listen: &[&Urls],
+) -> Result<(), ConfigError> {
+    for (cert, key) in
+        [(&files.cert_file, &files.key_file), (&files.client_cert_file, &files.client_key_file)]
+    {
+        if cert.is_empty() != key.is_empty() {
+            let (key, cert) = (key.clone(), cert.clone());
+            return Err(ConfigError::HalfCertificate { port, key, cert });
         }
-        let advertised = [
-            ("initial-advertise-peer-urls", &self.initial_advertise_peer_urls),
-            ("advertise-client-urls", &self.advertise_client_urls),
-        ];
-        for (flag, urls) in self.listeners().into_iter().chain(advertised) {
-            if let Some(url) = urls.iter().find(|url| url.scheme().is_secure()) {
-                return Err(ConfigError::Tls(format!("{url} from --{flag}")));
-            }
+    }
+    let (cn, hostname) = (files.allowed_cn.clone(), files.allowed_hostname.clone());
+    if !cn.is_empty() && !hostname.is_empty() {
+        return Err(ConfigError::AllowedBoth { port, cn, hostname });
+    }
+    // Rules of a port without TLS are warned of at the start, as in etcd.
+    let Some(url) = listen.iter().flat_map(|urls| urls.iter()).find(|url| url.scheme().is_secure())
+    else {
+        return Ok(());
+    };
+    if !files.has_certificate() && !files.auto_tls {
+        return Err(ConfigError::NoCertificate { prefix, url: url.to_string() });
+    }
+    let rules = [
+        ("client-cert-auth", files.client_cert_auth),
+        ("crl-file", !files.crl_file.is_empty()),
+        ("cert-allowed-cn", !cn.is_empty()),
+        ("cert-allowed-hostname", !hostname.is_empty()),
+    ];
+    match rules.into_iter().find(|(_, set)| *set) {
+        Some((setting, _)) if files.trusted_ca_file.is_empty() => {
+            Err(ConfigError::NoAuthority { port, prefix, setting })
         }
-        Ok(())
+        _ => Ok(()),
     }
 }

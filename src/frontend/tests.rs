@@ -1,5 +1,7 @@
 //! Threads, ports, limits and the end, over real connections.
 
+mod tls;
+
 use std::{
     io::{Read, Write},
     net::TcpStream,
@@ -64,9 +66,13 @@ fn factory() -> HandlersFactory {
     Arc::new(|| Handlers { services: Rc::new(ThreadName), http: Rc::new(ThreadName) })
 }
 
+fn loopback_listen() -> Listen {
+    Listen::from(SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
 fn loopback() -> Frontend {
     Frontend {
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        listen: vec![loopback_listen()],
         workers: NonZeroUsize::new(2),
         ..Frontend::default()
     }
@@ -106,7 +112,7 @@ impl Client {
 #[test]
 fn every_address_is_served_and_ports_are_reported() {
     let mut frontend = loopback();
-    frontend.listen.push("127.0.0.1:0".parse().unwrap());
+    frontend.listen.push(loopback_listen());
     let handle = frontend.bind().unwrap().run(factory()).unwrap();
     let addresses = handle.addresses().to_vec();
     assert!(addresses.len() == 2 && addresses[0].port() != addresses[1].port());
@@ -125,7 +131,7 @@ fn a_port_in_use_is_refused_with_advice() {
     for distribution in
         [Distribution::Shared, Distribution::Acceptor { home: None, home_connections_max: 0 }]
     {
-        let frontend = Frontend { listen: vec![taken], distribution, ..loopback() };
+        let frontend = Frontend { listen: vec![taken.into()], distribution, ..loopback() };
         let Err(error) = frontend.bind() else { panic!("bound {taken} twice") };
         let text = error.to_string();
         assert!(text.contains(&taken.to_string()) && text.contains("another process"), "{text}");

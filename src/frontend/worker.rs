@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -18,11 +19,15 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{sleep, timeout},
 };
+use tokio_rustls::server::TlsStream;
 
-use super::HandlersFactory;
-use crate::api::{
-    connection::{self, ConnectionInfo, Drain, Environment, HeldAccount, Http1Limits},
-    h2::Limits,
+use super::{Entrance, HandlersFactory, ListenerTls, split::Environments};
+use crate::{
+    api::{
+        connection::{self, ConnectionInfo, Drain, Http1Limits},
+        h2::Limits,
+    },
+    tls::Handshake,
 };
 
 /// Pause after a failed accept: the system is short of descriptors or memory.
@@ -34,14 +39,21 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
 /// Where a worker's connections come from.
 pub(super) enum Source {
-    Listeners(Vec<StdListener>),
+    Listeners(Vec<Listener>),
     Handed(mpsc::Receiver<Handed>),
+}
+
+/// A socket and what its connections are for.
+pub(super) struct Listener {
+    pub socket: StdListener,
+    pub entrance: Entrance,
 }
 
 /// A connection on its way to a thread. Counts as open from the start.
 pub(super) struct Handed {
     socket: StdStream,
     remote: SocketAddr,
+    entrance: Entrance,
     counted: Counted,
 }
 
@@ -72,7 +84,7 @@ pub(super) struct Target {
 
 /// Hands connections to threads.
 pub(super) struct Acceptor {
-    pub listeners: Vec<StdListener>,
+    pub listeners: Vec<Listener>,
     pub home: Option<Target>,
     pub home_connections_max: usize,
     pub targets: Vec<Target>,
@@ -84,36 +96,42 @@ impl Acceptor {
     /// Accepts until the shutdown.
     pub(super) async fn run(self) {
         let shared = Rc::new(self);
-        for listener in &shared.listeners {
-            let Ok(listener) = listener.try_clone().and_then(TcpListener::from_std) else {
+        for Listener { socket, entrance } in &shared.listeners {
+            let Ok(listener) = socket.try_clone().and_then(TcpListener::from_std) else {
                 tracing::error!("cannot watch a listening socket; it accepts nothing");
                 continue;
             };
+            let entrance = entrance.clone();
             let acceptor = Rc::clone(&shared);
             tokio::task::spawn_local(async move {
                 let mut shutdown = acceptor.shutdown.clone();
                 tokio::select! {
                     _ = shutdown.wait_for(|down| *down) => {}
-                    () = acceptor.accept(&listener) => {}
+                    () = acceptor.accept(&listener, &entrance) => {}
                 }
             });
         }
     }
 
-    async fn accept(&self, listener: &TcpListener) {
+    async fn accept(&self, listener: &TcpListener, entrance: &Entrance) {
         while let Some((socket, remote, permit)) = accept(listener, &self.permits).await {
-            let target = self.choose();
+            let target = self.choose(entrance);
             let Ok(socket) = socket.into_std() else { continue };
             let counted = Counted::new(permit, &target.live);
+            let entrance = entrance.clone();
             // Refused only by a thread that is gone; the connection closes then.
-            let _ = target.sender.send(Handed { socket, remote, counted }).await;
+            let _ = target.sender.send(Handed { socket, remote, entrance, counted }).await;
         }
     }
 
-    /// The home thread while it has room, then the thread with the fewest connections.
-    fn choose(&self) -> &Target {
+    /// The home thread while it has room, then the thread with the fewest connections. The
+    /// arithmetic of handshakes would delay the home thread's own work.
+    fn choose(&self, entrance: &Entrance) -> &Target {
         let live = |target: &&Target| target.live.load(Ordering::Relaxed);
-        let home = self.home.as_ref().filter(|home| live(home) < self.home_connections_max);
+        let home = self
+            .home
+            .as_ref()
+            .filter(|home| entrance.tls.is_none() && live(home) < self.home_connections_max);
         home.or_else(|| self.targets.iter().min_by_key(live))
             .expect("a front end has at least one worker")
     }
@@ -161,7 +179,7 @@ pub(super) struct Worker {
 
 /// The connections of one thread.
 struct Tasks {
-    environment: Rc<Environment>,
+    environments: Environments,
     open: Cell<usize>,
     /// Told when the last one ends.
     empty: Notify,
@@ -173,14 +191,7 @@ impl Worker {
         let handlers = (self.factory)();
         let drain_timeout = self.limits.drain_timeout;
         let tasks = Rc::new(Tasks {
-            environment: Rc::new(Environment {
-                services: handlers.services,
-                http: handlers.http,
-                limits: Rc::new(self.limits),
-                http1: self.http1,
-                drain: Rc::new(Drain::default()),
-                held: HeldAccount::default(),
-            }),
+            environments: Environments::new(handlers, self.limits, &self.http1),
             open: Cell::new(0),
             empty: Notify::new(),
         });
@@ -203,7 +214,7 @@ impl Worker {
                 }
             }
         }
-        tasks.environment.drain.begin();
+        tasks.environments.begin_drain();
         let ended = async {
             while tasks.open.get() > 0 {
                 tasks.empty.notified().await;
@@ -216,21 +227,22 @@ impl Worker {
 }
 
 async fn take_handed(mut receiver: mpsc::Receiver<Handed>, tasks: &Rc<Tasks>) {
-    while let Some(Handed { socket, remote, counted }) = receiver.recv().await {
+    while let Some(Handed { socket, remote, entrance, counted }) = receiver.recv().await {
         match TcpStream::from_std(socket) {
-            Ok(socket) => tasks.serve(socket, remote, counted),
+            Ok(socket) => tasks.serve(socket, remote, &entrance, counted),
             Err(error) => tracing::warn!(%error, "cannot take over a client connection"),
         }
     }
 }
 
 async fn accept_own(
-    listener: StdListener,
+    listener: Listener,
     permits: &Arc<Semaphore>,
     live: &Arc<AtomicUsize>,
     tasks: &Rc<Tasks>,
 ) {
-    let listener = match TcpListener::from_std(listener) {
+    let Listener { socket, entrance } = listener;
+    let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, "cannot watch a listening socket; it accepts nothing");
@@ -238,7 +250,7 @@ async fn accept_own(
         }
     };
     while let Some((socket, remote, permit)) = accept(&listener, permits).await {
-        tasks.serve(socket, remote, Counted::new(permit, live));
+        tasks.serve(socket, remote, &entrance, Counted::new(permit, live));
     }
 }
 
@@ -257,18 +269,66 @@ impl Drop for Open {
 
 impl Tasks {
     /// Serves one connection in a task of its own.
-    fn serve(self: &Rc<Self>, socket: TcpStream, remote: SocketAddr, counted: Counted) {
+    fn serve(
+        self: &Rc<Self>,
+        socket: TcpStream,
+        remote: SocketAddr,
+        entrance: &Entrance,
+        counted: Counted,
+    ) {
         // Neither is worth losing the connection for.
         let _ = socket.set_nodelay(true);
         let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE);
         let _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
         self.open.set(self.open.get() + 1);
         let open = Open(Rc::clone(self));
-        let environment = Rc::clone(&self.environment);
+        let environment = Rc::clone(self.environments.of(entrance.serves));
+        let Some(tls) = entrance.tls.clone() else {
+            tokio::task::spawn_local(async move {
+                let info = ConnectionInfo { remote: Some(remote), certificate_cn: None };
+                connection::serve(socket, info, environment).await;
+                drop((open, counted));
+            });
+            return;
+        };
         tokio::task::spawn_local(async move {
-            let info = ConnectionInfo { remote: Some(remote), certificate_cn: None };
-            connection::serve(socket, info, environment).await;
+            if let Some((stream, info)) = handshake(&tls, socket, remote, &environment.drain).await
+            {
+                connection::serve(stream, info, environment).await;
+            }
             drop((open, counted));
         });
+    }
+}
+
+/// The encrypted stream and who is at its other end; `None` if there is no agreement, or the
+/// front end ends meanwhile.
+async fn handshake(
+    tls: &ListenerTls,
+    socket: TcpStream,
+    remote: SocketAddr,
+    drain: &Rc<Drain>,
+) -> Option<(TlsStream<TcpStream>, ConnectionInfo)> {
+    let mut ticket = drain.ticket();
+    let mut accepting = std::pin::pin!(tls.acceptor.accept(socket));
+    let outcome = std::future::poll_fn(|context| {
+        ticket.register(context.waker());
+        if ticket.is_draining() {
+            return Poll::Ready(None);
+        }
+        accepting.as_mut().poll(context).map(Some)
+    })
+    .await?;
+    match outcome {
+        Ok(Handshake { stream, client }) => {
+            let user = client.filter(|facts| tls.common_name_is_user && facts.for_clients);
+            let certificate_cn = user.and_then(|facts| facts.common_name).map(Rc::from);
+            Some((stream, ConnectionInfo { remote: Some(remote), certificate_cn }))
+        }
+        Err(error) => {
+            // Said by the acceptor, with a limit on the lines.
+            tracing::debug!(%remote, %error, "rejected a client connection");
+            None
+        }
     }
 }

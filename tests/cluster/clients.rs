@@ -25,7 +25,7 @@ fn installed(path: &str) -> Result<PathBuf> {
 }
 
 /// Runs a program to its end; what it printed. Fails with both outputs.
-fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let name = format!("{command:?}");
     let out = tempfile::NamedTempFile::new()?;
     let err = tempfile::NamedTempFile::new()?;

@@ -15,3 +15,4 @@ mod failover;
 mod joining;
 mod load;
 mod recovery;
+mod tls;

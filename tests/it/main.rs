@@ -8,3 +8,4 @@ mod checker;
 mod differential;
 mod examples;
 mod tidy;
+mod tls;

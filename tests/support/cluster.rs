@@ -5,12 +5,14 @@ use std::{
     io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tripod::tls::Connector;
 
 use super::{client::Client, http::Http, port::Port, program::Program, wait};
 
@@ -32,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) flags: Vec<String>,
     /// Folder for the data, instead of a temporary one.
     pub(crate) data_root: Option<PathBuf>,
+    /// How to reach the client ports if they speak TLS; peers speak it then, too.
+    pub(crate) tls: Option<Arc<Connector>>,
 }
 
 impl Options {
@@ -46,7 +50,7 @@ impl Options {
     }
 
     fn of(program: Program, size: usize) -> Self {
-        Self { program, size, flags: Vec::new(), data_root: None }
+        Self { program, size, flags: Vec::new(), data_root: None, tls: None }
     }
 
     /// The same with one more flag.
@@ -71,17 +75,22 @@ pub(crate) struct Member {
     quiet: bool,
     flags: Vec<String>,
     program: Program,
+    tls: Option<Arc<Connector>>,
 }
 
 impl Member {
-    /// `http://127.0.0.1:PORT` for clients.
+    /// `http://127.0.0.1:PORT` for clients, `https` in a cluster with TLS.
     pub(crate) fn client_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port.number)
+        format!("{}://127.0.0.1:{}", self.scheme(), self.client_port.number)
     }
 
-    /// `http://127.0.0.1:PORT` for peers.
+    /// The same for peers.
     pub(crate) fn peer_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.peer_port.number)
+        format!("{}://127.0.0.1:{}", self.scheme(), self.peer_port.number)
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     /// Port of `client_url`.
@@ -217,7 +226,10 @@ impl Member {
         loop {
             self.check_running()?;
             let port = self.client_port.number;
-            let healthy = tokio::task::spawn_blocking(move || is_healthy(port)).await?;
+            let healthy = match &self.tls {
+                Some(connector) => super::tls::is_healthy(connector, port).await,
+                None => tokio::task::spawn_blocking(move || is_healthy(port)).await?,
+            };
             if healthy {
                 return Ok(());
             }
@@ -407,6 +419,7 @@ fn member(index: usize, options: &Options, dir: &Path, data_root: &Path) -> Resu
         quiet: false,
         flags,
         program: options.program.clone(),
+        tls: options.tls.clone(),
         name,
     })
 }

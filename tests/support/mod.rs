@@ -12,4 +12,5 @@ pub(crate) mod http;
 pub(crate) mod port;
 pub(crate) mod program;
 pub(crate) mod random;
+pub(crate) mod tls;
 pub(crate) mod wait;

@@ -83,6 +83,8 @@ struct Driver<IO> {
     /// Our keepalive ping, and the answers counted when it was sent.
     ping_sent: Option<(Instant, u32)>,
     stalled_since: Option<Instant>,
+    /// The stream below took bytes that it may not have sent, as TLS does.
+    unflushed: bool,
     drain_since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
@@ -106,6 +108,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             last_read: now,
             ping_sent: None,
             stalled_since: None,
+            unflushed: false,
             drain_since: None,
             // Not polled yet: the first turn arms it.
             timer: Box::pin(tokio::time::sleep(FAR)),
@@ -136,6 +139,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             self.act(now)?;
         }
         for _ in 0..TURNS_MAX {
+            // Not read for now, so nothing would wake us once the output is gone.
+            let skipped =
+                self.phase == Phase::Open && self.core.output().len() >= OUTPUT_BYTES_HARD;
             let read = self.read(context, now)?;
             let ran = self.calls.run(&mut self.core);
             self.core.pump();
@@ -144,7 +150,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             }
             let wrote = self.write(context, now)?;
             let stalled = self.stalled_since.is_some() && !wrote;
-            let more = ran || wrote && self.has_more();
+            let more = ran || wrote && (skipped || self.has_more());
             if !read && (stalled || !more) {
                 self.arm(context, now);
                 return Ok(());
@@ -228,19 +234,25 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 Poll::Ready(Ok(bytes)) => {
                     self.core.written(bytes);
                     wrote = true;
+                    self.unflushed = true;
                 }
                 Poll::Pending => {
-                    if wrote || self.stalled_since.is_none() {
-                        self.stalled_since = Some(now);
-                    }
+                    self.note_stall(wrote, now);
+                    return Ok(wrote);
+                }
+            }
+        }
+        if self.unflushed {
+            match Pin::new(&mut self.io).poll_flush(context) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(_)) => return Err(Finished),
+                Poll::Pending => {
+                    self.note_stall(wrote, now);
                     return Ok(wrote);
                 }
             }
         }
         self.stalled_since = None;
-        if wrote && failed(Pin::new(&mut self.io).poll_flush(context)) {
-            return Err(Finished);
-        }
         if self.phase == Phase::Flushing {
             if failed(Pin::new(&mut self.io).poll_shutdown(context)) {
                 return Err(Finished);
@@ -248,6 +260,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             self.phase = Phase::Lingering(now);
         }
         Ok(wrote)
+    }
+
+    /// The client takes nothing more for now.
+    fn note_stall(&mut self, wrote: bool, now: Instant) {
+        if wrote || self.stalled_since.is_none() {
+            self.stalled_since = Some(now);
+        }
     }
 
     /// Does what is due: deadlines of calls and of the connection itself.

@@ -6,8 +6,8 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io,
+    net::TcpListener,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -17,6 +17,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{
+    super::{plan::Encryption, wire::Stream},
+    certificates::Certificates,
+};
 
 /// Time between looks at a starting server.
 const POLL_EVERY: Duration = Duration::from_millis(50);
@@ -208,6 +214,7 @@ pub(super) struct Cluster {
     dir: PathBuf,
     pids: Vec<u32>,
     endpoints: Vec<String>,
+    encryption: Option<Encryption>,
 }
 
 impl Cluster {
@@ -216,6 +223,7 @@ impl Cluster {
         supervisor: &Supervisor,
         side: &Side,
         members: usize,
+        certificates: Option<&Certificates>,
         parent: &Path,
         deadline: Duration,
     ) -> Result<Self, StartError> {
@@ -230,10 +238,12 @@ impl Cluster {
             supervisor: supervisor.clone(),
             dir,
             pids: vec![],
+            encryption: certificates.map(|certificates| certificates.encryption.clone()),
             endpoints: client_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect(),
         };
         for member in 0..members {
-            let flags = flags(&cluster.dir, member, client_ports, peer_ports);
+            let tls = certificates.map(Certificates::flags).unwrap_or_default();
+            let flags = flags(&cluster.dir, member, client_ports, peer_ports, &tls);
             cluster.spawn(side, member, &flags)?;
         }
         cluster.wait_healthy(side, deadline)?;
@@ -257,7 +267,7 @@ impl Cluster {
     fn wait_healthy(&self, side: &Side, deadline: Duration) -> Result<(), StartError> {
         let end = Instant::now() + deadline;
         for (member, endpoint) in self.endpoints.iter().enumerate() {
-            while !healthy(endpoint) {
+            while !healthy(endpoint, self.encryption.as_ref()) {
                 let ended = self.supervisor.ended(self.pids[member]);
                 if ended.is_none() && Instant::now() < end {
                     thread::sleep(POLL_EVERY);
@@ -305,9 +315,16 @@ impl Drop for Cluster {
 }
 
 /// etcd's own flags for a member. Nothing here weakens durability.
-fn flags(dir: &Path, member: usize, client_ports: &[u16], peer_ports: &[u16]) -> Vec<String> {
+fn flags(
+    dir: &Path,
+    member: usize,
+    client_ports: &[u16],
+    peer_ports: &[u16],
+    tls: &[String],
+) -> Vec<String> {
     let name = |member: usize| format!("m{member}");
-    let url = |port: u16| format!("http://127.0.0.1:{port}");
+    let scheme = if tls.is_empty() { "http" } else { "https" };
+    let url = |port: u16| format!("{scheme}://127.0.0.1:{port}");
     let cluster: Vec<String> = peer_ports
         .iter()
         .enumerate()
@@ -327,7 +344,8 @@ fn flags(dir: &Path, member: usize, client_ports: &[u16], peer_ports: &[u16]) ->
         ("initial-cluster-token", "bench".into()),
         ("log-level", "error".into()),
     ];
-    pairs.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]).collect()
+    let pairs = pairs.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]);
+    pairs.chain(tls.iter().cloned()).collect()
 }
 
 /// Ports that were free a moment ago, all different.
@@ -338,19 +356,25 @@ fn free_ports(count: usize) -> io::Result<Vec<u16>> {
 }
 
 /// Whether `/health` says so.
-fn healthy(endpoint: &str) -> bool {
-    let ask = || -> io::Result<String> {
-        let address: SocketAddr = endpoint.parse().map_err(io::Error::other)?;
-        let mut stream = TcpStream::connect_timeout(&address, HEALTH_MAX)?;
-        stream.set_read_timeout(Some(HEALTH_MAX))?;
+fn healthy(endpoint: &str, encryption: Option<&Encryption>) -> bool {
+    let ask = async {
+        let mut stream = Stream::connect(endpoint, encryption.map(|tls| &tls.http)).await?;
         let request =
             format!("GET /health HTTP/1.1\r\nhost: {endpoint}\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes())?;
+        stream.write_all(request.as_bytes()).await?;
+        stream.flush().await?;
         let mut answer = String::new();
-        stream.take(HEALTH_BYTES_MAX).read_to_string(&mut answer)?;
-        Ok(answer)
+        // A server that just closes TCP has answered all the same.
+        match stream.take(HEALTH_BYTES_MAX).read_to_string(&mut answer).await {
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+            _ => Ok(answer),
+        }
     };
-    ask().is_ok_and(|answer| {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let answer = runtime.and_then(|runtime| {
+        runtime.block_on(async { tokio::time::timeout(HEALTH_MAX, ask).await? })
+    });
+    answer.is_ok_and(|answer| {
         let compact: String = answer.split_whitespace().collect();
         compact.starts_with("HTTP/1.1200") && compact.contains("\"health\":\"true\"")
     })
@@ -380,7 +404,7 @@ mod tests {
 
     #[test]
     fn no_flag_weakens_durability() {
-        let flags = flags(Path::new("/d"), 1, &[1, 2, 3], &[4, 5, 6]);
+        let flags = flags(Path::new("/d"), 1, &[1, 2, 3], &[4, 5, 6], &[]);
         assert!(!flags.iter().any(|flag| flag.contains("unsafe")));
         let cluster = "m0=http://127.0.0.1:4,m1=http://127.0.0.1:5,m2=http://127.0.0.1:6";
         assert!(flags.contains(&cluster.to_owned()));
@@ -394,7 +418,8 @@ mod tests {
         let script = dir.path().join("server.sh");
         fs::write(&script, "echo cannot bind\nexec sleep 600\n").unwrap();
         let side = candidate(&format!("sh {}", script.display())).unwrap();
-        let started = Cluster::start(&supervisor, &side, 2, dir.path(), Duration::from_millis(300));
+        let started =
+            Cluster::start(&supervisor, &side, 2, None, dir.path(), Duration::from_millis(300));
         let Err(StartError::Unhealthy { log, .. }) = started else { panic!("{started:?}") };
         assert_eq!(log, "cannot bind");
         assert!(supervisor.running.lock().children.is_empty(), "no process is left");
@@ -407,7 +432,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let supervisor = Supervisor { running: Arc::default() };
         let side = candidate("false").unwrap();
-        let started = Cluster::start(&supervisor, &side, 1, dir.path(), Duration::from_secs(60));
+        let started =
+            Cluster::start(&supervisor, &side, 1, None, dir.path(), Duration::from_secs(60));
         assert!(matches!(started, Err(StartError::Unhealthy { why, .. }) if why.contains("ended")));
     }
 }

@@ -9,10 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     LoadError,
@@ -22,7 +19,7 @@ use crate::bench::{
     plan::{Plan, Protocol},
     render::{Action, Rng, Stamp},
     verify::Witness,
-    wire::{Event, Grpc, Json, Wire, WireError},
+    wire::{Event, Grpc, Json, Stream, Wire, WireError},
 };
 
 /// Time a connection and its handshake may take.
@@ -61,7 +58,7 @@ impl Client {
 
 /// A socket with its protocol.
 pub(super) struct Link {
-    stream: TcpStream,
+    stream: Stream,
     wire: Wire,
     /// How much of the output has been written.
     written: usize,
@@ -83,7 +80,7 @@ impl Link {
     /// Connects and waits until requests may be sent.
     pub(super) async fn connect(plan: &Plan, connection: usize) -> Result<Self, LoadError> {
         let endpoint = plan.endpoints[connection % plan.endpoints.len()].clone();
-        let attempt = Self::open(plan.protocol, &endpoint);
+        let attempt = Self::open(plan, &endpoint);
         let source = match tokio::time::timeout(CONNECT_MAX, attempt).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(Broken::Io(error))) => error,
@@ -93,10 +90,10 @@ impl Link {
         Err(LoadError::Connect { endpoint, source })
     }
 
-    async fn open(protocol: Protocol, endpoint: &str) -> Result<Self, Broken> {
-        let stream = TcpStream::connect(endpoint).await?;
-        stream.set_nodelay(true)?;
-        let wire = match protocol {
+    async fn open(plan: &Plan, endpoint: &str) -> Result<Self, Broken> {
+        let tls = plan.tls.as_ref().map(|tls| tls.of(plan.protocol));
+        let stream = Stream::connect(endpoint, tls).await?;
+        let wire = match plan.protocol {
             Protocol::Grpc => Wire::Grpc(Box::new(Grpc::new(endpoint))),
             Protocol::Http => Wire::Json(Box::new(Json::new(endpoint))),
         };
@@ -143,7 +140,10 @@ impl Link {
         }
         output.clear();
         self.written = 0;
-        Ok(())
+        // TLS may have kept something; when the socket takes it, the task is woken.
+        match Pin::new(&mut self.stream).poll_flush(context)? {
+            Poll::Ready(()) | Poll::Pending => Ok(()),
+        }
     }
 }
 

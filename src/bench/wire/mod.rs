@@ -1,4 +1,4 @@
-//! Lean client protocols without I/O: bytes in, [`Event`]s and bytes out.
+//! Lean client protocols without I/O (but for [`Stream`]): bytes in, [`Event`]s and bytes out.
 //!
 //! A [`Wire`] is one connection carrying up to `slots` requests at a time, each named by its slot
 //! (the index of the client that waits for it). The caller reads and writes the socket, so
@@ -14,9 +14,11 @@ mod h2;
 mod hpack;
 mod http1;
 mod huffman;
+mod stream;
 
 pub(crate) use h2::{Grpc, MESSAGE_PREFIX_BYTES};
 pub(crate) use http1::Json;
+pub(crate) use stream::Stream;
 
 /// How a request that did not succeed ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -101,11 +101,11 @@ pub(super) struct Global {
     /// Private key of --cert
     #[arg(long, global = true, env = "ETCDCTL_KEY", default_value = "")]
     pub(super) key: String,
-    /// Speak cleartext (the default)
-    #[arg(long, global = true, hide = true)]
+    /// Speak cleartext (the default); =false to encrypt endpoints without a scheme
+    #[arg(long, global = true)]
     pub(super) insecure_transport: bool,
-    /// Do not verify certificates
-    #[arg(long, global = true, hide = true)]
+    /// Do not verify the servers' certificates
+    #[arg(long, global = true)]
     pub(super) insecure_skip_tls_verify: bool,
     /// Accept cleartext servers from DNS
     #[arg(long, global = true, hide = true)]

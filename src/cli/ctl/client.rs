@@ -15,6 +15,7 @@ use tonic::{
 
 use super::{
     args::Global,
+    dial::{self, Dialer},
     exit::{BAD_FEATURE, Exit, FAILED, status_text},
 };
 use crate::api::proto::etcdserverpb::{AuthenticateRequest, auth_client::AuthClient};
@@ -50,9 +51,28 @@ pub(super) enum Effect {
     Writes,
 }
 
+/// One endpoint.
+struct Server {
+    /// As the user wrote it.
+    name: String,
+    endpoint: Endpoint,
+    /// Speaks TLS.
+    dialer: Option<Dialer>,
+}
+
+impl Server {
+    async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        match &self.dialer {
+            Some(dialer) => self.endpoint.connect_with_connector(dialer.clone()).await,
+            None => self.endpoint.connect().await,
+        }
+    }
+}
+
 /// A client of several equal endpoints.
 pub(super) struct Client {
-    endpoints: Vec<(String, Endpoint)>,
+    servers: Vec<Server>,
+    secure: bool,
     dial_timeout: Duration,
     command_timeout: Duration,
     /// Name and password.
@@ -73,39 +93,45 @@ struct State {
 impl Client {
     /// A client of all `global.endpoints`. Connects only when it is used.
     pub(super) fn new(global: &Global, secure: bool) -> Result<Self, Exit> {
-        let wants_tls = secure
-            || [&global.cacert, &global.cert, &global.key].iter().any(|file| !file.is_empty())
-            || global.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
-        if wants_tls {
-            let text = "TLS is not in this version yet: use http:// endpoints on a trusted network";
-            return Err(Exit::new(BAD_FEATURE, text));
-        }
+        let bare_scheme = if secure || dial::names_files(global) { "https" } else { "http" };
+        let is_secure = |name: &str| match name.split_once("://") {
+            Some((scheme, _)) => scheme == "https",
+            None => bare_scheme == "https",
+        };
+        let dialer = if global.endpoints.iter().any(|name| is_secure(name)) {
+            Some(Dialer::new(global)?)
+        } else {
+            None
+        };
         if !global.discovery_srv.is_empty() {
             let text = "DNS discovery is not supported: name the servers in --endpoints";
             return Err(Exit::new(BAD_FEATURE, text));
         }
         let endpoints = global.endpoints.iter().map(|name| {
-            let uri = if name.contains("://") { name.clone() } else { format!("http://{name}") };
+            let uri =
+                if name.contains("://") { name.clone() } else { format!("{bare_scheme}://{name}") };
             let endpoint = Endpoint::from_shared(uri)
                 .map_err(|error| Exit::args(format!("bad endpoint {name:?}: {error}")))?
                 .connect_timeout(global.dial_timeout)
                 .http2_keep_alive_interval(global.keepalive_time.max(KEEPALIVE_TIME_MIN))
                 .keep_alive_timeout(global.keepalive_timeout);
-            Ok::<_, Exit>((name.clone(), endpoint))
+            let dialer = dialer.clone().filter(|_| is_secure(name));
+            Ok::<_, Exit>(Server { name: name.clone(), endpoint, dialer })
         });
         Ok(Self {
-            endpoints: endpoints.collect::<Result<_, _>>()?,
+            servers: endpoints.collect::<Result<_, _>>()?,
             dial_timeout: global.dial_timeout,
             command_timeout: global.command_timeout,
             user: user(global)?,
+            secure,
             state: RefCell::default(),
         })
     }
 
     /// A client of one endpoint alone, with the flags of a client that exists already.
-    pub(super) fn single(global: &Global, endpoint: &str) -> Result<Self, Exit> {
+    pub(super) fn single(&self, global: &Global, endpoint: &str) -> Result<Self, Exit> {
         let global = Global { endpoints: vec![endpoint.to_owned()], ..global.clone() };
-        Self::new(&global, false)
+        Self::new(&global, self.secure)
     }
 
     /// Sends a request, at the latest within the command timeout.
@@ -171,7 +197,7 @@ impl Client {
     pub(super) fn give_up(&self, why: String) {
         let mut state = self.state.borrow_mut();
         state.connection = None;
-        let name = &self.endpoints[state.at % self.endpoints.len()].0;
+        let name = &self.servers[state.at % self.servers.len()].name;
         state.last_error = Some(format!("{name}: {why}"));
         state.at += 1;
     }
@@ -184,8 +210,8 @@ impl Client {
         }
         let mut failures = 0;
         loop {
-            let at = self.state.borrow().at % self.endpoints.len();
-            match self.endpoints[at].1.connect().await {
+            let at = self.state.borrow().at % self.servers.len();
+            match self.servers[at].connect().await {
                 Ok(channel) => {
                     let token = self.authenticate(&channel).await?;
                     let connection = InterceptedService::new(channel, token);
@@ -195,7 +221,7 @@ impl Client {
                 Err(error) => {
                     self.give_up(format!("{:#}", anyhow::Error::from(error)));
                     failures += 1;
-                    if failures % self.endpoints.len() == 0 {
+                    if failures % self.servers.len() == 0 {
                         sleep(ROUND_PAUSE).await;
                     }
                 }

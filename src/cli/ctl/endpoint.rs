@@ -49,7 +49,7 @@ async fn status(session: &Session, global: &Global, endpoints: &[String]) -> Res
     let mut list = Vec::new();
     let mut failed = false;
     for endpoint in endpoints {
-        let client = Client::single(global, endpoint)?;
+        let client = session.client.single(global, endpoint)?;
         let answer = client
             .call(Effect::Reads, async |connection| {
                 MaintenanceClient::new(connection).status(StatusRequest {}).await
@@ -76,7 +76,7 @@ async fn hashes(
     let mut list = Vec::new();
     let mut failed = None;
     for endpoint in endpoints {
-        let client = Client::single(global, endpoint)?;
+        let client = session.client.single(global, endpoint)?;
         let answer = client
             .call(Effect::Reads, async |connection| {
                 MaintenanceClient::new(connection).hash_kv(HashKvRequest { revision }).await
@@ -96,7 +96,7 @@ async fn hashes(
 
 async fn health(session: &Session, global: &Global, endpoints: &[String]) -> Result<(), Exit> {
     let checks = endpoints.iter().map(async |endpoint| {
-        let client = Client::single(global, endpoint)?;
+        let client = session.client.single(global, endpoint)?;
         let started = Instant::now();
         let error = check_health(&client).await.err().unwrap_or_default();
         Ok(EndpointHealth { endpoint: endpoint.clone(), took: started.elapsed(), error })
@@ -183,7 +183,7 @@ pub(super) async fn defrag(
     }
     let mut failed = false;
     for endpoint in endpoints(session, global, args.cluster).await? {
-        let client = Client::single(global, &endpoint)?;
+        let client = session.client.single(global, &endpoint)?;
         let answer = client
             .call(Effect::Writes, async |connection| {
                 MaintenanceClient::new(connection).defragment(DefragmentRequest {}).await

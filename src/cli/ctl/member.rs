@@ -138,7 +138,7 @@ pub(super) async fn move_leader(
     };
     let to = go::parse_uint(text, 16).map_err(|error| Exit::args(error.to_string()))?;
     for endpoint in &global.endpoints {
-        let client = Client::single(global, endpoint)?;
+        let client = session.client.single(global, endpoint)?;
         let status = client
             .call(Effect::Reads, async |connection| {
                 MaintenanceClient::new(connection).status(StatusRequest {}).await

@@ -275,20 +275,58 @@ fn refused_settings_say_why_and_what_instead() {
         ("--discovery-srv=example.com", "--initial-cluster"),
         ("--proxy=on", "members' own URLs"),
         ("--experimental-enable-v2v3=/v2", "--enable-v2"),
-        ("--cert-file=a.pem", "TLS is not in this version yet"),
-        ("--peer-auto-tls", "TLS is not in this version yet"),
-        ("--cipher-suites=TLS_A", "TLS is not in this version yet"),
-        ("--listen-peer-urls=https://127.0.0.1:1", "TLS is not in this version yet"),
+        ("--cert-file=a.pem", "must both be present[key: , cert: a.pem]"),
+        ("--peer-key-file=a.pem", "must both be present[key: a.pem, cert: ]"),
+        ("--cipher-suites=TLS_A", "unexpected TLS cipher suite \"TLS_A\""),
+        ("--cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA", "is weak"),
+        ("--tls-min-version=TLS1.1", "TLS1.1"),
+        ("--tls-max-version=TLS1.0", "TLS1.0"),
+        ("--self-signed-cert-validity=0", "must be >0 years"),
+        (
+            "--listen-peer-urls=https://127.0.0.1:1",
+            "cannot listen on TLS for https://127.0.0.1:1: KeyFile and CertFile are not presented",
+        ),
         ("--listen-metrics-urls=unix:///run/x", "unix sockets are not served"),
     ];
     for (arg, want) in cases {
         let error = parse_with(&[arg], &[]).unwrap_err();
         assert!(error.contains(want), "{arg}: {error}");
     }
-    for harmless in ["--unsafe-no-fsync=false", "--proxy=off", "--auto-tls=false", "--logger=zap"] {
+    for harmless in ["--unsafe-no-fsync=false", "--proxy=off", "--auto-tls", "--logger=zap"] {
         let (_, notices) = parse_with(&[harmless], &[]).unwrap();
         assert!(notices.is_empty(), "{harmless}: {notices:?}");
     }
+}
+
+#[test]
+fn certificate_settings_that_contradict_each_other_are_refused() {
+    let secure =
+        ["--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://a:1"];
+    let pair = ["--cert-file=a.pem", "--key-file=b.pem"];
+    let peer = ["--listen-peer-urls=https://127.0.0.1:1", "--peer-auto-tls"];
+    let cases: &[(&[&[&str]], &str)] = &[
+        (&[&secure], "KeyFile and CertFile are not presented"),
+        (&[&secure, &pair, &["--client-cert-auth"]], "--trusted-ca-file"),
+        (&[&secure, &pair, &["--client-crl-file=c.pem"]], "--trusted-ca-file"),
+        (&[&peer, &["--peer-cert-allowed-cn=m"]], "--peer-trusted-ca-file"),
+        (
+            &[&["--peer-cert-allowed-cn=m", "--peer-cert-allowed-hostname=h"]],
+            "AllowedCN and AllowedHostname are mutually exclusive",
+        ),
+        (
+            &[&["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"]],
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+    ];
+    for (parts, want) in cases {
+        let args = parts.concat();
+        let error = parse_with(&args, &[]).unwrap_err();
+        assert!(error.contains(want), "{args:?}: {error}");
+    }
+    let all = [&secure[..], &pair, &peer, &["--trusted-ca-file=c.pem", "--client-cert-auth"]];
+    let config = config(&all.concat());
+    assert!(config.client_transport_security.client_cert_auth);
+    assert!(config.peer_transport_security.auto_tls);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use services::TestServices;
 use tokio::{net::TcpListener, task::LocalSet};
 
 use super::{
-    super::connection::{self, ConnectionInfo, Drain, Environment, HeldAccount, Http1Limits},
+    super::connection::{self, ConnectionInfo, Drain, Environment, Http1Limits},
     Limits,
 };
 
@@ -38,7 +38,7 @@ impl Server {
             limits: Rc::new(limits),
             http1: Http1Limits::default(),
             drain: Rc::clone(&drain),
-            held: HeldAccount::default(),
+            held: Rc::default(),
         });
         tokio::task::spawn_local(async move {
             while let Ok((socket, remote)) = listener.accept().await {
