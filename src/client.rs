@@ -5,6 +5,7 @@
 //! submission port, so that answers of many requests arrive with one wake.
 
 mod concurrency;
+mod downgrade;
 mod error;
 mod lease;
 mod maintenance;
@@ -28,7 +29,7 @@ use tripod_storage::{
 use watch::hub::Hub;
 
 pub use concurrency::{LeaderKey, Observer};
-pub use error::{Error, MemberRefused};
+pub use error::{DowngradeRefused, Error, MemberRefused};
 pub use lease::{LeaseRemaining, LeaseService};
 pub(crate) use maintenance::hash_of;
 pub use maintenance::{KvHash, MemberInfo, Status};

@@ -225,6 +225,7 @@ impl Shared {
         let mut last_sync = Instant::now();
         let mut unsynced = 0;
         let mut more_to_prune = false;
+        let mut compacted = self.state.read().compact_revision();
         loop {
             let (syncs, stop) = self.wait(more_to_prune);
             if self.fatal.tripped() || self.abandoned.load(Ordering::SeqCst) {
@@ -253,6 +254,11 @@ impl Shared {
             more_to_prune = self.state.write().compact_step(COMPACT_KEYS)?;
             if !more_to_prune {
                 self.pruned.notify_waiters();
+                let revision = self.state.read().compact_revision();
+                if revision > compacted {
+                    compacted = revision;
+                    tracing::info!(compact_revision = revision, "finished scheduled compaction");
+                }
             }
         }
     }

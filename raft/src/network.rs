@@ -166,6 +166,7 @@ impl Client {
         let done = end.ok_or_else(|| network_error("the snapshot's end was not understood"))?;
         let counters = &self.network.dialer.queues.counters;
         counters.snapshots_sent.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(target = self.target, "sent database snapshot");
         Ok(done)
     }
 

@@ -343,6 +343,9 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let mark = self.flusher.sync().await;
         let durable =
             AppliedState::from_mark(mark.as_ref()).map_err(|error| self.fatal.report(&error))?;
+        if let Some(log_id) = durable.log_id {
+            tracing::info!(snapshot_index = log_id.index, "saved snapshot");
+        }
         Ok(Snapshot { meta: durable.meta(), snapshot: SnapshotData::Durable })
     }
 }

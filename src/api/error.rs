@@ -83,7 +83,7 @@ impl Status {
 
 impl From<client::Error> for Status {
     fn from(error: client::Error) -> Self {
-        use client::{Error, MemberRefused};
+        use client::{DowngradeRefused, Error, MemberRefused};
         let message = error.to_string();
         let code = match error {
             Error::Rejected(rejected) => return rejected.into(),
@@ -98,6 +98,12 @@ impl From<client::Error> for Status {
             Error::NotLeader | Error::BadLeaderTransferee => Code::FailedPrecondition,
             Error::LockLost | Error::NotElected | Error::NobodyElected => Code::Unknown,
             Error::LeaseTtlTooLarge => Code::OutOfRange,
+            Error::Downgrade(refused) => match refused {
+                DowngradeRefused::Format | DowngradeRefused::Target => Code::InvalidArgument,
+                DowngradeRefused::InProgress | DowngradeRefused::NoneInProgress => {
+                    Code::FailedPrecondition
+                }
+            },
             Error::Member(refused) => match refused {
                 MemberRefused::BadUrls => Code::InvalidArgument,
                 MemberRefused::NotFound => Code::NotFound,

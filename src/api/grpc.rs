@@ -82,6 +82,7 @@ fn kind(path: &str) -> Option<MethodKind> {
         | "/etcdserverpb.Maintenance/HashKV"
         | "/etcdserverpb.Maintenance/Defragment"
         | "/etcdserverpb.Maintenance/MoveLeader"
+        | "/etcdserverpb.Maintenance/Downgrade"
         | "/v3lockpb.Lock/Lock"
         | "/v3lockpb.Lock/Unlock"
         | "/v3electionpb.Election/Campaign"
@@ -138,6 +139,7 @@ impl Services for Rpc {
             "/etcdserverpb.Maintenance/HashKV" => call!(maintenance::hash_kv),
             "/etcdserverpb.Maintenance/Defragment" => call!(maintenance::defragment),
             "/etcdserverpb.Maintenance/MoveLeader" => call!(maintenance::move_leader),
+            "/etcdserverpb.Maintenance/Downgrade" => call!(maintenance::downgrade),
             "/v3lockpb.Lock/Lock" => call!(lock::lock),
             "/v3lockpb.Lock/Unlock" => call!(lock::unlock),
             "/v3electionpb.Election/Campaign" => call!(election::campaign),

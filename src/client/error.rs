@@ -55,9 +55,30 @@ pub enum Error {
     /// Nobody leads this election.
     #[error("election: no leader")]
     NobodyElected,
+    /// A downgrade request was refused.
+    #[error(transparent)]
+    Downgrade(#[from] DowngradeRefused),
     /// A membership change was refused.
     #[error(transparent)]
     Member(#[from] MemberRefused),
+}
+
+/// Why a downgrade request was refused; nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DowngradeRefused {
+    /// The target is no version.
+    #[error("etcdserver: wrong downgrade target version format")]
+    Format,
+    /// The target is not one minor version below.
+    #[error("etcdserver: invalid downgrade target version")]
+    Target,
+    /// A downgrade is prepared already.
+    #[error("etcdserver: cluster has a downgrade job in progress")]
+    InProgress,
+    /// No downgrade is prepared.
+    #[error("etcdserver: no inflight downgrade job")]
+    NoneInProgress,
 }
 
 /// Why a membership change was refused; nothing was changed.

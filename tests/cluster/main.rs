@@ -11,6 +11,7 @@ mod clients;
 mod concurrency;
 mod dev;
 mod disk;
+mod dropin;
 mod failover;
 mod joining;
 mod load;

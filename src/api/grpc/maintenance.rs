@@ -82,6 +82,24 @@ pub(super) async fn move_leader(
     Ok(pb::MoveLeaderResponse { header: None })
 }
 
+pub(super) async fn downgrade(
+    client: &Client,
+    request: pb::DowngradeRequest,
+    _size: usize,
+) -> Result<pb::DowngradeResponse, Status> {
+    const VALIDATE: i32 = pb::downgrade_request::DowngradeAction::Validate as i32;
+    const ENABLE: i32 = pb::downgrade_request::DowngradeAction::Enable as i32;
+    const CANCEL: i32 = pb::downgrade_request::DowngradeAction::Cancel as i32;
+    let from = version::ETCD;
+    let (head, ()) = match request.action {
+        VALIDATE => client.downgrade_validate(from, &request.version).await?,
+        ENABLE => client.downgrade_enable(from, &request.version).await?,
+        CANCEL => client.downgrade_cancel().await?,
+        _ => return Err(Status::new(Code::Unknown, "etcdserver: unknown method")),
+    };
+    Ok(pb::DowngradeResponse { header: header(head), version: version::ETCD.to_owned() })
+}
+
 pub(super) async fn alarm(
     client: &Client,
     request: pb::AlarmRequest,
