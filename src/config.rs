@@ -21,6 +21,7 @@ mod url;
 mod validate;
 
 use std::{
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -315,6 +316,24 @@ const DEFAULT_COMPACTION_BATCH: u32 = 1_000;
 const DEFAULT_COMPACTION_SLEEP: Duration = Duration::from_millis(10);
 
 impl Config {
+    /// It listens for peers on all addresses and says nothing about where they find it.
+    #[must_use]
+    pub fn advertises_default_host(&self) -> bool {
+        self.initial_advertise_peer_urls.to_string() == DEFAULT_PEER_URL
+            && self.listen_peer_urls.first().is_some_and(|url| url.host() == "0.0.0.0")
+    }
+
+    /// Tells peers to come to `host`, with the port that is listened on; nothing without a host.
+    /// To be called before [`Config::complete`]. As in etcd.
+    pub fn advertise_host(&mut self, host: Option<IpAddr>) {
+        let (Some(host), Some(listen)) = (host, self.listen_peer_urls.first()) else { return };
+        let scheme = if listen.scheme().is_secure() { "https" } else { "http" };
+        let address = SocketAddr::new(host, listen.port());
+        if let Ok(urls) = format!("{scheme}://{address}").parse() {
+            self.initial_advertise_peer_urls = urls;
+        }
+    }
+
     /// Fills what follows from other values: the data directory from the name, the initial
     /// cluster from name and advertised peer URLs, and the zeros that stand for a default.
     /// Doing it twice changes nothing.

@@ -16,7 +16,7 @@ mod help;
 mod table;
 mod value;
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use serde_json::{Map, Value};
 
@@ -128,13 +128,15 @@ pub(crate) enum Parsed {
 /// Largest distance of a name that is still offered as what was meant.
 const HINT_DISTANCE_MAX: usize = 3;
 
-/// Turns arguments (without the program's name) and environment into a configuration.
+/// Turns arguments (without the program's name) and environment into a configuration. `host` is
+/// asked for this machine's address if the member listens everywhere.
 ///
 /// # Errors
 /// [`FlagError`].
-pub(crate) fn parse(
+pub(crate) fn parse_on(
     args: &[String],
     env: impl IntoIterator<Item = (String, String)>,
+    host: impl FnOnce() -> Option<IpAddr>,
 ) -> Result<Parsed, FlagError> {
     let mut notices = Vec::new();
     let (line, file) = match scan(args)? {
@@ -168,6 +170,9 @@ pub(crate) fn parse(
     let mut config: Config = serde_json::from_value(Value::Object(layer)).map_err(|error| {
         FlagError::File { path: "the configuration".to_owned(), why: error.to_string() }
     })?;
+    if config.advertises_default_host() {
+        config.advertise_host(host());
+    }
     config.complete();
     config.validate()?;
     Ok(Parsed::Run(Box::new(config), notices))

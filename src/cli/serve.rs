@@ -1,6 +1,10 @@
 //! `tripod serve`: one member with etcd's flags, environment and file.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::Write as _,
+    net::{IpAddr, UdpSocket},
+    process::ExitCode,
+};
 
 use super::{
     EXIT_FAILURE, EXIT_USAGE,
@@ -14,7 +18,7 @@ use crate::config::Config;
 
 /// Runs `serve` with `args`, the arguments behind the command. `program` is how help calls it.
 pub(crate) fn run(program: &str, args: &[String]) -> ExitCode {
-    match flags::parse(args, std::env::vars_os().filter_map(utf8)) {
+    match flags::parse_on(args, std::env::vars_os().filter_map(utf8), default_host) {
         Ok(Parsed::Run(config, notices)) => run_member(*config, &notices),
         Ok(Parsed::Help) => print(&flags::usage(program)),
         Ok(Parsed::Version) => print(&version::etcd_text()),
@@ -28,6 +32,16 @@ pub(crate) fn run(program: &str, args: &[String]) -> ExitCode {
 /// Variables that are no UTF-8 cannot be ours.
 fn utf8((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(String, String)> {
     Some((name.into_string().ok()?, value.into_string().ok()?))
+}
+
+/// The address that this machine's packets to the world come from: etcd's default host. A
+/// connected UDP socket has one, without a packet being sent.
+fn default_host() -> Option<IpAddr> {
+    let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
+    // Documentation's address: routed by default, answered by nobody.
+    socket.connect(("192.0.2.1", 9)).ok()?;
+    let host = socket.local_addr().ok()?.ip();
+    (!host.is_unspecified()).then_some(host)
 }
 
 fn print(text: &str) -> ExitCode {

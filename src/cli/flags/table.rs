@@ -167,7 +167,10 @@ static RECOVERY: [Flag; 1] = [
     set(&["force-new-cluster"], "force-new-cluster", Bool, "false", "Start a one-member cluster from this member's data."),
 ];
 
-const SRV: &str = "discovery services are not asked: name all members in --initial-cluster";
+const DISCOVERY: &str = "the v2 discovery service is not asked (etcd 3.6 dropped it too): name all members in --initial-cluster";
+const SRV: &str = "DNS SRV records are not read: name the members that the records name in --initial-cluster, as NAME=URL separated by commas";
+const V3_DISCOVERY: &str =
+    "discovery through another cluster is not built: name all members in --initial-cluster";
 const PROXY: &str = "the v2 proxy is gone since etcd 3.6: give clients the members' own URLs";
 const PROXY_TIMING: &str = "there is no v2 proxy to time";
 const BBOLT: &str = "there is no bbolt file here; the store chooses its own batches";
@@ -179,27 +182,27 @@ const DEFRAG: &str = "the store needs no defragmentation";
 #[rustfmt::skip]
 static FOREIGN: [Flag; 45] = [
     refused(&["unsafe-no-fsync"], Bool, &["false"], "an acknowledged write is always on disk on a quorum; for throw-away data put --data-dir on tmpfs instead"),
-    refused(&["discovery"], Str, &[""], SRV),
+    refused(&["discovery"], Str, &[""], DISCOVERY),
     refused(&["discovery-srv"], Str, &[""], SRV),
-    refused(&["discovery-endpoints"], List, &[""], SRV),
-    refused(&["discovery-token"], Str, &[""], SRV),
+    refused(&["discovery-endpoints"], List, &[""], V3_DISCOVERY),
+    refused(&["discovery-token"], Str, &[""], V3_DISCOVERY),
     refused(&["proxy"], Str, &["off", "false", ""], PROXY),
     refused(&["experimental-enable-v2v3"], Str, &[""], "v2 keys live in their own store, not under a v3 prefix; use --enable-v2"),
     refused(&["logger"], Str, &["zap", ""], "only zap's line format is written; choose with --log-format"),
-    noted(&["discovery-fallback"], Str, SRV),
-    noted(&["discovery-proxy"], Str, SRV),
+    noted(&["discovery-fallback"], Str, DISCOVERY),
+    noted(&["discovery-proxy"], Str, DISCOVERY),
     noted(&["discovery-srv-name"], Str, SRV),
-    noted(&["discovery-dial-timeout"], Dur, SRV),
-    noted(&["discovery-request-timeout"], Dur, SRV),
-    noted(&["discovery-keepalive-time"], Dur, SRV),
-    noted(&["discovery-keepalive-timeout"], Dur, SRV),
-    noted(&["discovery-insecure-transport"], Bool, SRV),
-    noted(&["discovery-insecure-skip-tls-verify"], Bool, SRV),
-    noted(&["discovery-cert"], Str, SRV),
-    noted(&["discovery-key"], Str, SRV),
-    noted(&["discovery-cacert"], Str, SRV),
-    noted(&["discovery-user"], Str, SRV),
-    noted(&["discovery-password"], Str, SRV),
+    noted(&["discovery-dial-timeout"], Dur, V3_DISCOVERY),
+    noted(&["discovery-request-timeout"], Dur, V3_DISCOVERY),
+    noted(&["discovery-keepalive-time"], Dur, V3_DISCOVERY),
+    noted(&["discovery-keepalive-timeout"], Dur, V3_DISCOVERY),
+    noted(&["discovery-insecure-transport"], Bool, V3_DISCOVERY),
+    noted(&["discovery-insecure-skip-tls-verify"], Bool, V3_DISCOVERY),
+    noted(&["discovery-cert"], Str, V3_DISCOVERY),
+    noted(&["discovery-key"], Str, V3_DISCOVERY),
+    noted(&["discovery-cacert"], Str, V3_DISCOVERY),
+    noted(&["discovery-user"], Str, V3_DISCOVERY),
+    noted(&["discovery-password"], Str, V3_DISCOVERY),
     noted(&["proxy-failure-wait"], Uint, PROXY_TIMING),
     noted(&["proxy-refresh-interval"], Uint, PROXY_TIMING),
     noted(&["proxy-dial-timeout"], Uint, PROXY_TIMING),

@@ -9,6 +9,13 @@ fn strings(args: &[&str]) -> Vec<String> {
     args.iter().map(|arg| (*arg).to_owned()).collect()
 }
 
+fn parse(
+    args: &[String],
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Parsed, FlagError> {
+    parse_on(args, env, || None)
+}
+
 fn parse_with(args: &[&str], env: &[(&str, &str)]) -> Result<(Config, Vec<String>), String> {
     let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     match parse(&strings(args), env) {
@@ -39,6 +46,26 @@ fn only_the_name_changes_directory_and_initial_cluster() {
     let config = config(&["--name=abc"]);
     assert_eq!(config.data_dir.to_str(), Some("abc.etcd"));
     assert_eq!(config.initial_cluster.to_string(), "abc=http://localhost:2380");
+}
+
+/// Source: etcd 3.5.1 with `--listen-peer-urls=http://0.0.0.0:PORT` and nothing else.
+#[test]
+fn a_member_that_listens_everywhere_advertises_the_hosts_address() {
+    let host = || Some(std::net::IpAddr::from([10, 1, 2, 3]));
+    let cases = [
+        ("http://0.0.0.0:2381", "", "http://10.1.2.3:2381"),
+        ("http://127.0.0.1:2381", "", "http://localhost:2380"),
+        ("http://0.0.0.0:2381", "http://a:1", "http://a:1"),
+    ];
+    for (listen, advertise, want) in cases {
+        let mut args = vec![format!("--listen-peer-urls={listen}")];
+        if !advertise.is_empty() {
+            args.push(format!("--initial-advertise-peer-urls={advertise}"));
+        }
+        let Parsed::Run(config, _) = parse_on(&args, [], host).unwrap() else { panic!("a start") };
+        assert_eq!(config.initial_advertise_peer_urls.to_string(), want, "{listen}");
+        assert_eq!(config.initial_cluster.to_string(), format!("default={want}"), "{listen}");
+    }
 }
 
 #[test]
@@ -408,11 +435,31 @@ fn no_name_stands_in_the_table_twice_and_defaults_in_help_are_true() {
     }
 }
 
-/// Every flag `etcd --help` of 3.5.1 lists, and those 3.5.x and 3.6 added, is in the table.
+/// Every flag `etcd --help` of 3.5.1 lists, and those 3.5.x and 3.6 added, has a row that says
+/// what becomes of it, and no flag is without one.
 #[test]
-fn all_of_etcds_flags_are_known() {
-    for name in include_str!("etcd_flags.txt").lines().filter(|line| !line.starts_with('#')) {
-        assert!(find(name).is_some(), "{name}");
+fn every_flag_of_etcd_does_what_its_row_says() {
+    let mut rows = std::collections::BTreeMap::new();
+    for line in include_str!("etcd_flags.txt").lines().filter(|line| !line.starts_with('#')) {
+        let (name, verdict) = line.split_once(' ').expect(line);
+        assert_eq!(rows.insert(name, verdict), None, "{name} has two rows");
+    }
+    for (name, verdict) in &rows {
+        let (flag, _) = find(name).unwrap_or_else(|| panic!("--{name} is not in the table"));
+        let does = match flag.treatment {
+            Treatment::Set(key) => format!("set {key}"),
+            Treatment::Noted(_) => "noted".to_owned(),
+            Treatment::Refused { .. } => "refused".to_owned(),
+        };
+        assert_eq!(does, *verdict, "--{name}");
+        if let Treatment::Refused { why, .. } = flag.treatment {
+            let refused = parse_with(&[&format!("--{name}=x")], &[]);
+            let said = refused.expect_err(name);
+            assert!(flag.kind == Kind::Bool || said.contains(why), "--{name}: {said}");
+        }
+    }
+    for name in all_flags().flat_map(|flag| flag.names) {
+        assert!(rows.contains_key(name), "--{name} has no row in etcd_flags.txt");
     }
     let help = usage("etcd");
     assert!(help.contains("--initial-advertise-peer-urls 'http://localhost:2380'"), "{help}");
