@@ -322,8 +322,7 @@ fn install(
     let dir = received.commit()?;
     let mut state = state.write();
     let header = dir.import(engine)?;
-    let options = state.options().clone();
-    *state = StateMachine::open(engine.clone(), options)?;
+    state.reopen(engine.clone())?;
     drop(state);
     dir.finish()?;
     Ok(header.mark)

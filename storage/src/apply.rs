@@ -14,7 +14,10 @@ mod open;
 mod read;
 mod tables;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 
@@ -26,6 +29,7 @@ pub use self::{
 use self::{flush::Maintenance, tables::Tables};
 use crate::{
     Error, LeaseId, Rejected,
+    auth::{Ask, Auth, AuthChange, Caller, LoginFeed},
     command::{AlarmAction, AlarmKind, Applied, Command, Response},
     lease::{LeaseChange, LeaseFeed},
     mvcc::{Answer, Store, compact::Pruning, txn, validate, write::Writer},
@@ -98,6 +102,10 @@ pub struct StateMachine {
     pruning: Pruning,
     maintenance: Maintenance,
     lease_feed: LeaseFeed,
+    auth: Auth,
+    /// Whether authentication is on, for threads that do not hold the lock.
+    auth_switch: Arc<AtomicBool>,
+    login_feed: LoginFeed,
     /// Held by exports and hashes: compacted history stays while they do.
     pin: Arc<()>,
 }
@@ -122,7 +130,7 @@ impl StateMachine {
     pub fn apply(&mut self, mark: Mark, commands: Vec<Command>) -> Result<Vec<Applied>, Error> {
         let mut answers = Vec::with_capacity(commands.len());
         for command in commands {
-            let outcome = self.apply_one(command)?;
+            let outcome = self.apply_for(command, mark.index)?;
             answers.push(Applied { revision: self.store.revision, outcome });
         }
         self.mark = Some(mark);
@@ -130,7 +138,19 @@ impl StateMachine {
         Ok(answers)
     }
 
-    fn apply_one(&mut self, command: Command) -> Answer<Response> {
+    /// Opens the envelope, decides whether its sender may, and applies.
+    fn apply_for(&mut self, command: Command, index: u64) -> Answer<Response> {
+        let (caller, command) = match command {
+            Command::As { caller, command } => (caller, *command),
+            command => (Caller::Anonymous, command),
+        };
+        if let Err(rejected) = self.authorize(&caller, &Ask::Command(&command)) {
+            return Ok(Err(rejected));
+        }
+        self.apply_one(command, index)
+    }
+
+    fn apply_one(&mut self, command: Command, index: u64) -> Answer<Response> {
         if let Err(rejected) = self.check_alarms(&command) {
             return Ok(Err(rejected));
         }
@@ -177,6 +197,9 @@ impl StateMachine {
                 Ok(Ok(Response::Done))
             }
             Command::Noop => Ok(Ok(Response::Done)),
+            Command::Auth(change) => Ok(self.change_auth(change, index)),
+            // Opened before; one inside another was refused.
+            Command::As { .. } => Ok(Err(Rejected::PermissionDenied)),
         }
     }
 
@@ -233,6 +256,18 @@ impl StateMachine {
         self.tables.set_lease(id, None);
         self.lease_feed.push(LeaseChange::Revoked { id });
         Ok(Ok(Response::Done))
+    }
+
+    fn change_auth(&mut self, change: AuthChange, index: u64) -> Result<Response, Rejected> {
+        let effect = self.auth.change(change, index)?;
+        for (key, row) in effect.rows {
+            self.tables.set(key, row);
+        }
+        if let Some(change) = effect.login {
+            self.login_feed.push(change);
+        }
+        self.auth_switch.store(self.auth.is_enabled(), Ordering::Release);
+        Ok(Response::Done)
     }
 
     fn change_alarm(

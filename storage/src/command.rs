@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Rejected,
+    auth::{AuthChange, Caller},
     types::{KeyValue, LeaseId, Revision},
 };
 
@@ -71,6 +72,15 @@ pub enum Command {
     },
     /// Nothing: carries a read barrier or keeps an index moving.
     Noop,
+    /// Change users, roles or the switch of authentication.
+    Auth(AuthChange),
+    /// A command asked for by somebody, while authentication is on. Apply decides whether he may.
+    As {
+        /// Who asks.
+        caller: Caller,
+        /// What for; never this variant again.
+        command: Box<Command>,
+    },
 }
 
 /// etcd `PutRequest`.

@@ -39,6 +39,60 @@ pub enum Rejected {
     /// Transactions nested deeper than anything that validation lets through.
     #[error("etcdserver: too many operations in txn request")]
     TooManyOps,
+    /// Authentication cannot be switched on without the user root.
+    #[error("etcdserver: root user does not exist")]
+    RootUserMissing,
+    /// Authentication cannot be switched on while root lacks the role root.
+    #[error("etcdserver: root user does not have root role")]
+    RootRoleMissing,
+    /// A user of that name exists.
+    #[error("etcdserver: user name already exists")]
+    UserExists,
+    /// Nobody was named: no user to add, or no token while authentication is on.
+    #[error("etcdserver: user name is empty")]
+    UserEmpty,
+    /// No such user.
+    #[error("etcdserver: user name not found")]
+    UserNotFound,
+    /// A role of that name exists.
+    #[error("etcdserver: role name already exists")]
+    RoleExists,
+    /// No such role.
+    #[error("etcdserver: role name not found")]
+    RoleNotFound,
+    /// A role needs a name.
+    #[error("etcdserver: role name is empty")]
+    RoleEmpty,
+    /// Unknown user or wrong password.
+    #[error("etcdserver: authentication failed, invalid user ID or password")]
+    AuthFailed,
+    /// A user without password cannot log in with one (etcd's text, which has no gRPC twin).
+    #[error("auth: authentication failed, password was given for no password user")]
+    NoPasswordUser,
+    /// A grant without a permission in it.
+    #[error("etcdserver: permission not given")]
+    PermissionNotGiven,
+    /// The user may not do this.
+    #[error("etcdserver: permission denied")]
+    PermissionDenied,
+    /// The user does not have the role.
+    #[error("etcdserver: role is not granted to the user")]
+    RoleNotGranted,
+    /// The role does not have the permission.
+    #[error("etcdserver: permission is not granted to the role")]
+    PermissionNotGranted,
+    /// There is nothing to log in to.
+    #[error("etcdserver: authentication is not enabled")]
+    AuthNotEnabled,
+    /// The token is unknown here, has expired, or was made with another key.
+    #[error("etcdserver: invalid auth token")]
+    InvalidAuthToken,
+    /// The change would lock everybody out, or its range holds no key.
+    #[error("etcdserver: invalid auth management")]
+    InvalidAuthManagement,
+    /// Users or roles have changed since the caller proved who he is: prove it again.
+    #[error("etcdserver: revision of auth store is old")]
+    AuthOldRevision,
 }
 
 /// A failure of this node alone: it must stop serving, never answer, or replicas diverge.

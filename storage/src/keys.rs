@@ -7,7 +7,9 @@
 //! | `l` + lease id (i64, order-preserving BE) | a lease row |
 //! | `a` + member id (u64 BE) + alarm number | empty: the alarm is raised |
 //! | `n` + member id (u64 BE) | attributes of a member |
-//! | `m` + name | single rows: format, mark, compact revision, incomplete import |
+//! | `u` + name | a user |
+//! | `r` + name | a role |
+//! | `m` + name | single rows: format, mark, compact revision, authentication, incomplete import |
 //!
 //! Big endian so that byte order is numeric order. Other tables take another first byte.
 
@@ -22,11 +24,14 @@ pub(crate) const DEAD: u8 = b'd';
 pub(crate) const LEASE: u8 = b'l';
 pub(crate) const ALARM: u8 = b'a';
 pub(crate) const MEMBER: u8 = b'n';
+pub(crate) const USER: u8 = b'u';
+pub(crate) const ROLE: u8 = b'r';
 
 /// Single rows.
 pub(crate) const FORMAT_ROW: &[u8] = b"mformat";
 pub(crate) const MARK_ROW: &[u8] = b"mmark";
 pub(crate) const COMPACT_ROW: &[u8] = b"mcompact";
+pub(crate) const AUTH_ROW: &[u8] = b"mauth";
 pub(crate) const IMPORTING_ROW: &[u8] = b"mimporting";
 
 /// Key of a row that belongs to one revision.
@@ -78,6 +83,16 @@ pub(crate) fn alarm_key(member_id: u64, alarm: u8) -> Vec<u8> {
     key.extend_from_slice(&member_id.to_be_bytes());
     key.push(alarm);
     key
+}
+
+/// Key of a user.
+pub(crate) fn user_key(name: &str) -> Vec<u8> {
+    [&[USER], name.as_bytes()].concat()
+}
+
+/// Key of a role.
+pub(crate) fn role_key(name: &str) -> Vec<u8> {
+    [&[ROLE], name.as_bytes()].concat()
 }
 
 /// The number after the table byte.

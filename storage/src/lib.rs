@@ -6,6 +6,7 @@
 //! | [`mvcc`] | the revisioned key space: index, range, transactions, compaction |
 //! | `history` | every change in order of revision, many in one engine record |
 //! | [`lease`] | the replicated lease table and the leader's deadline book |
+//! | [`auth`] | users, roles and permissions; the one decision who may do what |
 //! | [`apply`] | [`apply::StateMachine`]: the one door for changes, and the reads beside it |
 //! | [`watch`] | which watcher gets which event; the ring of recent events |
 //! | [`log`] | the write-ahead log: segments, checksums, one sync per drain |
@@ -17,6 +18,7 @@
 //! Pure but for [`log`] and [`engine`]: no tokio, no openraft, no clock, no randomness.
 
 pub mod apply;
+pub mod auth;
 pub mod codec;
 pub mod command;
 pub mod disk;

@@ -290,6 +290,7 @@ impl StateMachine {
                 rows.push((keys::lease_key(lease.id), row));
             }
         }
+        rows.extend(self.auth.rows());
         Export::new(header, rows, Arc::clone(&self.pin))
     }
 

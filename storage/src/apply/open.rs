@@ -1,12 +1,20 @@
 //! Bringing a state machine back from its engine.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 
 use super::{Mark, Options, StateMachine, flush::Maintenance, tables::Tables};
 use crate::{
     Error, Revision,
+    auth::{Auth, LoginFeed},
     engine::Engine,
     history::{Block, ChangeRef, DeadSet, History, next_rev},
     keys::{self, corrupt},
@@ -40,6 +48,13 @@ impl StateMachine {
         for_each_row(&*engine, keys::LEASE, |key, row| store.leases.load(key, row))?;
         for_each_row(&*engine, keys::ALARM, |key, row| tables.load(key, row))?;
         for_each_row(&*engine, keys::MEMBER, |key, row| tables.load(key, row))?;
+        let mut auth = Auth::default();
+        for_each_row(&*engine, keys::USER, |key, row| auth.load(key, row))?;
+        for_each_row(&*engine, keys::ROLE, |key, row| auth.load(key, row))?;
+        if let Some(row) = engine.get(keys::AUTH_ROW)? {
+            auth.load(keys::AUTH_ROW, &row)?;
+        }
+        auth.complete();
         if let Some(row) = engine.get(keys::COMPACT_ROW)? {
             let row = (row[..].try_into())
                 .map_err(|_| corrupt("compact revision", "its row has a wrong length"))?;
@@ -53,6 +68,9 @@ impl StateMachine {
         let mut machine = Self {
             store,
             tables,
+            auth_switch: Arc::new(AtomicBool::new(auth.is_enabled())),
+            auth,
+            login_feed: LoginFeed::default(),
             options,
             mark,
             mark_is_new: false,
@@ -68,6 +86,20 @@ impl StateMachine {
         machine.prune_all();
         machine.attach_leases()?;
         Ok(machine)
+    }
+
+    /// Replaces this state by the one in `engine`; whoever holds this one's
+    /// [`StateMachine::auth_switch`] sees that of the new one.
+    ///
+    /// # Errors
+    /// As [`StateMachine::open`]; then this state is as it was.
+    pub fn reopen(&mut self, engine: Arc<dyn Engine>) -> Result<(), Error> {
+        let new = Self::open(engine, self.options.clone())?;
+        let switch = Arc::clone(&self.auth_switch);
+        *self = new;
+        switch.store(self.auth.is_enabled(), Ordering::Release);
+        self.auth_switch = switch;
+        Ok(())
     }
 
     /// Follows the compact revision at once, as the state before the crash had or would have.

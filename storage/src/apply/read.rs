@@ -1,12 +1,13 @@
 //! Reads of the state machine.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use bytes::Bytes;
 
 use super::{LeaseInfo, Mark, MemberAttributes, Options, StateMachine};
 use crate::{
     Error, KeyValue, LeaseId, Rejected, Revision,
+    auth::{Ask, Caller, LoginChange, PasswordHash, Permission},
     command::{AlarmKind, Event, EventKind, Range, RangeResponse, Txn, TxnResponse},
     history::ChangeRef,
     mvcc::{End, RangePage, compact::Hashing},
@@ -165,6 +166,83 @@ impl StateMachine {
     #[must_use]
     pub fn alarms(&self) -> Vec<(u64, AlarmKind)> {
         self.tables.alarms().collect()
+    }
+
+    /// Decides whether `caller` may do `ask` in the present state.
+    ///
+    /// # Errors
+    /// [`Rejected::UserEmpty`], [`Rejected::InvalidAuthToken`], [`Rejected::AuthOldRevision`],
+    /// [`Rejected::PermissionDenied`].
+    pub fn authorize(&self, caller: &Caller, ask: &Ask<'_>) -> Result<(), Rejected> {
+        self.auth.authorize(&self.store.leases, caller, ask)
+    }
+
+    /// Authentication is on.
+    #[must_use]
+    pub fn is_auth_enabled(&self) -> bool {
+        self.auth.is_enabled()
+    }
+
+    /// Tells whether authentication is on without the lock of this state: true as soon as it is
+    /// on, and for a moment longer perhaps.
+    #[must_use]
+    pub fn auth_switch(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.auth_switch)
+    }
+
+    /// Changes of users and roles, from 1.
+    #[must_use]
+    pub fn auth_revision(&self) -> u64 {
+        self.auth.revision()
+    }
+
+    /// The hash that a user's password must match.
+    ///
+    /// # Errors
+    /// [`Rejected::AuthNotEnabled`], [`Rejected::AuthFailed`] for no such user,
+    /// [`Rejected::NoPasswordUser`].
+    pub fn password(&self, user: &str) -> Result<PasswordHash, Rejected> {
+        self.auth.password(user)
+    }
+
+    /// All users by name.
+    #[must_use]
+    pub fn users(&self) -> Vec<String> {
+        self.auth.user_names()
+    }
+
+    /// Roles of a user by name.
+    ///
+    /// # Errors
+    /// [`Rejected::UserNotFound`].
+    pub fn user_roles(&self, user: &str) -> Result<Vec<String>, Rejected> {
+        self.auth.user_roles(user)
+    }
+
+    /// All roles by name.
+    #[must_use]
+    pub fn roles(&self) -> Vec<String> {
+        self.auth.role_names()
+    }
+
+    /// Permissions of a role by key.
+    ///
+    /// # Errors
+    /// [`Rejected::RoleNotFound`].
+    pub fn role_permissions(&self, role: &str) -> Result<Vec<Permission>, Rejected> {
+        self.auth.permissions(role)
+    }
+
+    /// Login changes wait to be taken.
+    #[must_use]
+    pub fn has_login_changes(&self) -> bool {
+        self.login_feed.is_waiting()
+    }
+
+    /// Takes the login changes applied since the last call, for this member's tokens; `None`
+    /// where some are lost: then no token is known any more.
+    pub fn take_login_changes(&mut self) -> Option<Vec<LoginChange>> {
+        self.login_feed.take()
     }
 
     /// What a member published; `None` before it did.

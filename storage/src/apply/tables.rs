@@ -24,7 +24,8 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    fn set(&mut self, key: Vec<u8>, row: Option<Vec<u8>>) {
+    /// Queues a row for the engine.
+    pub(super) fn set(&mut self, key: Vec<u8>, row: Option<Vec<u8>>) {
         self.dirty_bytes += (key.len() + row.as_ref().map_or(0, Vec::len)) as u64;
         self.dirty.insert(key, row);
     }

@@ -72,8 +72,8 @@ impl Importer {
                     let first = keys::rev_of_key(key)?;
                     Block::decode(first, bytes::Bytes::copy_from_slice(value))?;
                 }
-                Some(&(keys::LEASE | keys::ALARM | keys::MEMBER)) => {}
-                _ if key == keys::COMPACT_ROW => {}
+                Some(&(keys::LEASE | keys::ALARM | keys::MEMBER | keys::USER | keys::ROLE)) => {}
+                _ if key == keys::COMPACT_ROW || key == keys::AUTH_ROW => {}
                 _ => return Err(broken("a row belongs to no known table")),
             }
             self.rows += 1;
