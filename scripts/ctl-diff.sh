@@ -203,11 +203,147 @@ transcript() {
   c del a b --prefix
   c --user root:x get k
   c del '' --prefix
+  auth_transcript
   # Last, since a second member takes the quorum away: ids of added members depend on the second.
   # Ids decide the order, so the lines are sorted.
   c member add n2 --learner --peer-urls=http://127.0.0.1:65001 | tr ',"' '\n\n' |
     sed -E 's/Member +[0-9a-f]+ added/Member ID added/' | sort
   c -w table member list | sed -E 's/^\| *[0-9a-f]{15,16} /| ID /' | sort
+}
+
+# Users, roles, permissions, the switch. Prompts are left out: etcdctl asks stty for silence.
+auth_transcript() {
+  local form
+  each_form auth status
+  c auth enable
+  c auth enable x
+  c auth disable x
+  c auth status x
+  for form in simple json fields table protobuf; do c -w $form user add "u$form:pw"; done
+  c user add
+  c user add a b
+  c user add :pw
+  c user add x --new-user-password=pp
+  c user add uu:pw --new-user-password=zz
+  c user add np --no-password
+  c user add np2:x --no-password
+  c user add usimple:pw
+  c user add a:b:c
+  c --stdin 'secret\n' user add inter --interactive=false
+  c --stdin '' user add inter2 --interactive=false
+  each_form user list
+  c user list x
+  c role add r1
+  each_form role add r1
+  c role add
+  c role add a b
+  c role add ''
+  c role add r2
+  for form in simple json fields table protobuf; do
+    c -w $form role grant-permission r1 read "k$form"
+  done
+  c role grant-permission r1 write a b
+  c role grant-permission r1 readwrite p/ --prefix
+  c role grant-permission r1 read z --from-key
+  c role grant-permission r1 readwrite '' --prefix
+  c role grant-permission r1 readwrite '' --from-key
+  c role grant-permission r1 READ q
+  c role grant-permission r1 foo k
+  c role grant-permission r1 read
+  c role grant-permission r1
+  c role grant-permission r1 read a b c
+  c role grant-permission r1 read a b --prefix
+  c role grant-permission r1 read a b --from-key
+  c role grant-permission r1 read a --prefix --from-key
+  c role grant-permission r1 read '' --prefix --from-key
+  c role grant-permission zz read a
+  each_form role get r1
+  c role get
+  c role get zz
+  c role get a b
+  each_form role list
+  c role list x
+  for form in simple json fields table protobuf; do
+    c -w $form user grant-role "u$form" r1
+  done
+  c user grant-role usimple
+  c user grant-role usimple zz
+  c user grant-role zz r1
+  c user grant-role usimple r2
+  each_form user get usimple
+  c role grant-permission r2 write w
+  c role grant-permission r2 read p --prefix
+  c role grant-permission r2 readwrite y --from-key
+  c user get usimple --detail
+  c -w json user get usimple --detail
+  c user get np
+  c user get np --detail
+  c user get zz
+  c user get
+  for form in simple json fields table protobuf; do
+    c -w $form role revoke-permission r1 "k$form"
+  done
+  c role revoke-permission r1 a b
+  c role revoke-permission r1 p/ --prefix
+  c role revoke-permission r1 z --from-key
+  c role revoke-permission r1 zz
+  c role revoke-permission r1
+  c role revoke-permission r1 '' --prefix
+  c role revoke-permission r1 a b c
+  c role revoke-permission zz a
+  for form in simple json fields table protobuf; do
+    c -w $form user revoke-role "u$form" r1
+  done
+  c user revoke-role usimple r1
+  c user revoke-role usimple
+  c user revoke-role zz r1
+  c --stdin 'np2\n' user passwd usimple --interactive=false
+  c --stdin 'x\n' user passwd zz --interactive=false
+  c user passwd
+  c user passwd a b
+  for form in simple json fields table protobuf; do c -w $form user delete "u$form"; done
+  c user delete
+  c user delete zz
+  c user delete a b
+  for form in simple json fields table protobuf; do
+    c -w $form role delete r1
+    c role add r1
+  done
+  c role delete
+  c role delete zz
+  each_form auth disable
+  c user add root:r
+  c user add u:p
+  c user grant-role u r2
+  # Adds the role root and grants it.
+  c auth enable
+  c auth enable
+  each_form --user root:r auth enable
+  each_form --user root:r auth status
+  c --user root:r role get root
+  c --user root:r user get root
+  c --user root:r put pk 1
+  c --user u:p auth status
+  c --user u:bad get k
+  c --user root --password r get pk
+  c --user u --password bad get pk
+  c --password r get pk
+  c get pk
+  c --user u:p get pk
+  c --user u:p get x
+  c --user u:p put x 1
+  c --user u:p del x
+  c --user nobody:x get k
+  c --user np:x get k
+  c --user=u:p user get u
+  c --user=u:p role get r2
+  c --user=u:p role get r1
+  c --user u:p user list
+  c --user u:p watch x
+  c --user root:r user delete root
+  c --user root:r role delete root
+  c --user root:r user revoke-role root root
+  each_form --user root:r auth disable
 }
 
 run() {

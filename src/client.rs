@@ -4,6 +4,7 @@
 //! orchestrator use it directly. Cheap to clone; each front-end thread has one with its own
 //! submission port, so that answers of many requests arrive with one wake.
 
+mod auth;
 mod concurrency;
 mod downgrade;
 mod error;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use tripod_raft::{Answer, Node, Port};
 use tripod_storage::{
     Rejected, Revision,
+    auth::{Ask, Caller},
     command::{
         AlarmAction, AlarmKind, Command, Compact, DeleteRange, DeleteRangeResponse, Put,
         PutResponse, Range, RangeResponse, Response, Txn, TxnOpResponse, TxnResponse,
@@ -26,8 +28,10 @@ use tripod_storage::{
     mvcc::validate,
 };
 
+use crate::auth::AuthService;
 use watch::hub::Hub;
 
+pub use auth::AuthStatus;
 pub use concurrency::{LeaderKey, Observer};
 pub use error::{DowngradeRefused, Error, MemberRefused};
 pub use lease::{LeaseRemaining, LeaseService};
@@ -95,11 +99,14 @@ pub struct Client {
     hub: Arc<Hub>,
     leases: Arc<LeaseService>,
     engine: Arc<dyn Engine>,
+    auth: Arc<AuthService>,
+    caller: Caller,
 }
 
 impl Client {
-    /// A client over a running node. The caller drives `port` and runs `hub`.
+    /// A client over a running node that acts as the system. The caller drives `port` and runs `hub`.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "one caller, the composition root")]
     pub(crate) fn new(
         node: Node,
         port: Port,
@@ -108,8 +115,10 @@ impl Client {
         hub: Arc<Hub>,
         leases: Arc<LeaseService>,
         engine: Arc<dyn Engine>,
+        auth: Arc<AuthService>,
     ) -> Self {
-        Self { node, port, identity, limits, hub, leases, engine }
+        let caller = Caller::System;
+        Self { node, port, identity, limits, hub, leases, engine, auth, caller }
     }
 
     /// A client with a port and a watch hub of its own, for another thread; the caller drives
@@ -237,7 +246,11 @@ impl Client {
     }
 
     fn read_whole(&self, range: &Range) -> Result<RangeResponse, Error> {
-        let read = self.node.state().read().range(range);
+        let read = {
+            let machine = self.node.state().read();
+            machine.authorize(&self.caller, &Ask::Range(range))?;
+            machine.range(range)
+        };
         match read {
             Ok(answer) => Ok(answer?),
             Err(error) => {
@@ -308,6 +321,7 @@ impl Client {
         }
         let read = {
             let machine = self.node.state().read();
+            machine.authorize(&self.caller, &Ask::Txn(txn))?;
             machine.read_txn(txn).map(|answer| (machine.revision(), answer))
         };
         match read {
@@ -345,23 +359,30 @@ impl Client {
     /// Sends a command through the log; the answer comes after this member has applied it.
     async fn propose(&self, command: Command) -> Answered<Response> {
         self.refuse_learner()?;
-        self.check_quota(&command).await?;
+        let over_quota = self.is_over_quota(&command);
+        let command = self.signed(command).await?;
+        if over_quota {
+            return Err(self.raise_no_space().await);
+        }
         let Answer { applied, term, .. } = self.port.propose(command).await?;
         let header = Header { raft_term: term, ..self.header(applied.revision) };
         Ok((header, applied.outcome?))
     }
 
-    /// Over the quota: the alarm is raised for all members, and what needs space is refused.
-    async fn check_quota(&self, command: &Command) -> Result<(), Error> {
+    fn is_over_quota(&self, command: &Command) -> bool {
         let cost_bytes = validate::quota_cost_bytes(command);
-        if cost_bytes == 0 || !self.node.state().read().is_over_quota(cost_bytes) {
-            return Ok(());
-        }
+        cost_bytes > 0 && self.node.state().read().is_over_quota(cost_bytes)
+    }
+
+    /// Over the quota: the alarm is raised for all members, and what needs space is refused.
+    async fn raise_no_space(&self) -> Error {
         let (action, member_id) = (AlarmAction::Activate, self.identity.member_id);
         let alarm = Command::Alarm { action, member_id, alarm: AlarmKind::NoSpace };
-        self.port.propose(alarm).await?;
+        if let Err(error) = self.propose_as_system(alarm).await {
+            return error;
+        }
         tracing::warn!(member_id, "database space exceeded: raised the alarm NOSPACE");
-        Err(Rejected::NoSpace.into())
+        Rejected::NoSpace.into()
     }
 
     fn refuse_learner(&self) -> Result<(), Error> {

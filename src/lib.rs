@@ -1,6 +1,7 @@
 //! Tripod: an embedded, etcd-compatible key-value store on Raft.
 
 pub mod api;
+pub mod auth;
 pub mod bench;
 pub mod cli;
 pub mod client;

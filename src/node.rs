@@ -34,6 +34,7 @@ use crate::{
         h2,
         http::{Gateway, GatewayConfig},
     },
+    auth::{self, AuthService, KeyError},
     client::{Client, Identity, LeaseService, Limits, watch::hub::Hub},
     config::{Config, ConfigError, Url, Urls},
     frontend::{
@@ -114,6 +115,9 @@ pub enum StartError {
     /// Consensus did not start.
     #[error(transparent)]
     Raft(#[from] tripod_raft::Error),
+    /// The keys of auth tokens cannot be used.
+    #[error(transparent)]
+    TokenKeys(#[from] KeyError),
     /// The client port did not start.
     #[error(transparent)]
     Frontend(#[from] frontend::Error),
@@ -181,7 +185,7 @@ impl Member {
         });
         let opened = opened.await;
         let opened = opened.map_err(|_| StartError::Stopped)??;
-        let member = opened.wire(&config);
+        let member = opened.wire(&config).await?;
         match member.join_in(&config).await {
             Ok(()) => {}
             Err(error) => {
@@ -328,8 +332,15 @@ impl Opened {
     }
 
     /// Starts what runs beside consensus.
-    fn wire(self, config: &Config) -> Member {
+    async fn wire(self, config: &Config) -> Result<Member, StartError> {
         let Self { node, engine, identity, failed } = self;
+        let auth = match AuthService::new(node.clone(), &auth::Options::of(config)) {
+            Ok(auth) => auth,
+            Err(error) => {
+                node.shutdown().await;
+                return Err(error.into());
+            }
+        };
         let election = Duration::from_millis(config.election_timeout_ms);
         let leases =
             LeaseService::new(node.clone(), node.port(), election, config.lease_checkpoint);
@@ -339,7 +350,16 @@ impl Opened {
             max_txn_ops: config.max_txn_ops as usize,
         };
         let (port, hub) = (node.port(), Hub::new(node.clone()));
-        let client = Client::new(node.clone(), port, identity, limits, hub, leases.clone(), engine);
+        let client = Client::new(
+            node.clone(),
+            port,
+            identity,
+            limits,
+            hub,
+            leases.clone(),
+            engine,
+            auth.clone(),
+        );
         let compaction = config.auto_compaction().ok().flatten();
         corruption::answer_peers(&node);
         let checks = corruption::Checks::of(config);
@@ -351,6 +371,7 @@ impl Opened {
                 tokio::task::spawn_local(leases.port().drive());
                 tokio::task::spawn_local(leases.run());
                 tokio::task::spawn_local(corruption::run(of_tasks.clone(), checks));
+                tokio::task::spawn_local(auth.run());
                 if let Some(retention) = compaction {
                     tokio::task::spawn_local(housekeeping::compact(of_tasks, retention));
                 }
@@ -359,7 +380,7 @@ impl Opened {
         if node.spawn_on_consensus(tasks).is_err() {
             tracing::debug!("the member has stopped already");
         }
-        Member { node, client, frontend: None, failed }
+        Ok(Member { node, client, frontend: None, failed })
     }
 }
 

@@ -4,6 +4,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{Error, types::NodeId};
 
+/// Room above etcd's limit of a request for what the command around it adds, such as the name
+/// of the user it is made for.
+const ENVELOPE_BYTES: usize = 64 << 10;
+
 /// Settings of a member. Names and defaults are etcd's where it has them.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -81,7 +85,7 @@ impl Config {
             pre_vote: true,
             snapshot_count: 10_000,
             snapshot_catchup_entries: 5_000,
-            request_bytes_max: 3 << 19,
+            request_bytes_max: (3 << 19) + ENVELOPE_BYTES,
             batches_in_flight: 1,
             log_cache_bytes: 8 << 20,
             wal_segment_bytes: 64 << 20,

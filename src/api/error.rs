@@ -41,7 +41,25 @@ impl From<Rejected> for Status {
             Rejected::Compacted { .. } | Rejected::FutureRevision => Code::OutOfRange,
             Rejected::LeaseNotFound => Code::NotFound,
             Rejected::LeaseExists => Code::FailedPrecondition,
-            Rejected::KeyNotFound | Rejected::InvalidSortOption => Code::InvalidArgument,
+            Rejected::KeyNotFound
+            | Rejected::InvalidSortOption
+            | Rejected::UserEmpty
+            | Rejected::RoleEmpty
+            | Rejected::AuthFailed
+            | Rejected::PermissionNotGiven
+            | Rejected::InvalidAuthManagement
+            | Rejected::AuthOldRevision => Code::InvalidArgument,
+            Rejected::PermissionDenied => Code::PermissionDenied,
+            Rejected::InvalidAuthToken => Code::Unauthenticated,
+            Rejected::RootUserMissing
+            | Rejected::RootRoleMissing
+            | Rejected::UserExists
+            | Rejected::UserNotFound
+            | Rejected::RoleExists
+            | Rejected::RoleNotFound
+            | Rejected::RoleNotGranted
+            | Rejected::PermissionNotGranted
+            | Rejected::AuthNotEnabled => Code::FailedPrecondition,
             Rejected::NoSpace => Code::ResourceExhausted,
             Rejected::Corrupt => Code::DataLoss,
             _ => Code::Unknown,
@@ -104,6 +122,7 @@ impl From<client::Error> for Status {
                     Code::FailedPrecondition
                 }
             },
+            Error::Token(_) => Code::Unknown,
             Error::Member(refused) => match refused {
                 MemberRefused::BadUrls => Code::InvalidArgument,
                 MemberRefused::NotFound => Code::NotFound,

@@ -3,6 +3,9 @@
 //! [`Rpc`] is what every transport calls; the JSON gateway reaches the same methods by the same
 //! paths.
 
+mod auth;
+#[cfg(test)]
+mod auth_tests;
 mod cluster;
 mod election;
 mod kv;
@@ -22,7 +25,11 @@ use super::{
     proto::etcdserverpb as pb,
     service::{CallContext, Code, MethodKind, Services, Status},
 };
-use crate::client::{Client, Header};
+use crate::{
+    auth::Credentials,
+    client::{Client, Header},
+};
+use tripod_storage::auth::Caller;
 
 /// What the services need beyond the client.
 #[derive(Clone, Debug)]
@@ -46,13 +53,14 @@ struct Shared {
 }
 
 impl Rpc {
-    /// Services over `client`.
+    /// Services over `client`. A caller who has not said who he is acts for nobody.
     #[must_use]
     pub fn new(client: Client, options: Options) -> Self {
+        let client = client.acting_for(Caller::Anonymous);
         Self { shared: Rc::new(Shared { client, options }) }
     }
 
-    /// The client under the services.
+    /// The client under the services, which acts for nobody.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.shared.client
@@ -83,6 +91,23 @@ fn kind(path: &str) -> Option<MethodKind> {
         | "/etcdserverpb.Maintenance/Defragment"
         | "/etcdserverpb.Maintenance/MoveLeader"
         | "/etcdserverpb.Maintenance/Downgrade"
+        | "/etcdserverpb.Auth/AuthEnable"
+        | "/etcdserverpb.Auth/AuthDisable"
+        | "/etcdserverpb.Auth/AuthStatus"
+        | "/etcdserverpb.Auth/Authenticate"
+        | "/etcdserverpb.Auth/UserAdd"
+        | "/etcdserverpb.Auth/UserGet"
+        | "/etcdserverpb.Auth/UserList"
+        | "/etcdserverpb.Auth/UserDelete"
+        | "/etcdserverpb.Auth/UserChangePassword"
+        | "/etcdserverpb.Auth/UserGrantRole"
+        | "/etcdserverpb.Auth/UserRevokeRole"
+        | "/etcdserverpb.Auth/RoleAdd"
+        | "/etcdserverpb.Auth/RoleGet"
+        | "/etcdserverpb.Auth/RoleList"
+        | "/etcdserverpb.Auth/RoleDelete"
+        | "/etcdserverpb.Auth/RoleGrantPermission"
+        | "/etcdserverpb.Auth/RoleRevokePermission"
         | "/v3lockpb.Lock/Lock"
         | "/v3lockpb.Lock/Unlock"
         | "/v3electionpb.Election/Campaign"
@@ -113,7 +138,9 @@ impl Services for Rpc {
                 Box::pin(async move {
                     rpc.require_leader(&context)?;
                     let size = request.len();
-                    let answer = $handler(&rpc.client, decode(request)?, size).await?;
+                    let acting = rpc.acting_for(&context).await;
+                    let client = acting.as_deref().unwrap_or(&rpc.client);
+                    let answer = $handler(client, decode(request)?, size).await?;
                     Ok(encode(&answer))
                 })
             };
@@ -146,6 +173,23 @@ impl Services for Rpc {
             "/v3electionpb.Election/Proclaim" => call!(election::proclaim),
             "/v3electionpb.Election/Leader" => call!(election::leader),
             "/v3electionpb.Election/Resign" => call!(election::resign),
+            "/etcdserverpb.Auth/AuthEnable" => call!(auth::enable),
+            "/etcdserverpb.Auth/AuthDisable" => call!(auth::disable),
+            "/etcdserverpb.Auth/AuthStatus" => call!(auth::status),
+            "/etcdserverpb.Auth/Authenticate" => call!(auth::authenticate),
+            "/etcdserverpb.Auth/UserAdd" => call!(auth::user_add),
+            "/etcdserverpb.Auth/UserGet" => call!(auth::user_get),
+            "/etcdserverpb.Auth/UserList" => call!(auth::user_list),
+            "/etcdserverpb.Auth/UserDelete" => call!(auth::user_delete),
+            "/etcdserverpb.Auth/UserChangePassword" => call!(auth::user_change_password),
+            "/etcdserverpb.Auth/UserGrantRole" => call!(auth::user_grant_role),
+            "/etcdserverpb.Auth/UserRevokeRole" => call!(auth::user_revoke_role),
+            "/etcdserverpb.Auth/RoleAdd" => call!(auth::role_add),
+            "/etcdserverpb.Auth/RoleGet" => call!(auth::role_get),
+            "/etcdserverpb.Auth/RoleList" => call!(auth::role_list),
+            "/etcdserverpb.Auth/RoleDelete" => call!(auth::role_delete),
+            "/etcdserverpb.Auth/RoleGrantPermission" => call!(auth::role_grant_permission),
+            "/etcdserverpb.Auth/RoleRevokePermission" => call!(auth::role_revoke_permission),
             _ => Box::pin(std::future::ready(Err(unknown_method()))),
         }
     }
@@ -162,14 +206,12 @@ impl Services for Rpc {
             return Box::pin(std::future::ready(Err(status)));
         }
         match path {
-            "/etcdserverpb.Watch/Watch" => {
-                Box::pin(watch::run(rpc, requests, responses, context.require_leader))
-            }
+            "/etcdserverpb.Watch/Watch" => Box::pin(watch::run(rpc, requests, responses, context)),
             "/etcdserverpb.Lease/LeaseKeepAlive" => {
-                Box::pin(lease::keep_alive(rpc, requests, responses))
+                Box::pin(lease::keep_alive(rpc, requests, responses, context))
             }
             "/v3electionpb.Election/Observe" => {
-                Box::pin(election::observe(rpc, requests, responses))
+                Box::pin(election::observe(rpc, requests, responses, context))
             }
             _ => Box::pin(std::future::ready(Err(unknown_method()))),
         }
@@ -177,6 +219,30 @@ impl Services for Rpc {
 }
 
 impl Shared {
+    /// Who calls, decided anew for each request of a stream: a user's rights and revision
+    /// change while it is open.
+    async fn caller(&self, context: &CallContext) -> Caller {
+        if !self.client.auth_enabled() {
+            return Caller::Anonymous;
+        }
+        let credentials = Credentials {
+            token: context.token.as_deref(),
+            certificate_cn: context.certificate_cn.as_deref(),
+            from_gateway: context.from_gateway,
+        };
+        self.client.caller_of(credentials).await
+    }
+
+    /// A client on behalf of the caller; `None` while authentication is off: the plain one does.
+    /// Boxed, so that calls are no larger for it then.
+    async fn acting_for(&self, context: &CallContext) -> Option<Box<Client>> {
+        if !self.client.auth_enabled() {
+            return None;
+        }
+        let caller = Box::pin(self.caller(context)).await;
+        Some(Box::new(self.client.acting_for(caller)))
+    }
+
     /// `hasleader` metadata: a call that wants a leader fails at once without one.
     fn require_leader(&self, context: &CallContext) -> Result<(), Status> {
         if context.require_leader && self.client.node().leader().is_none() {

@@ -25,3 +25,21 @@ pub mod v3electionpb {
 
 /// The encoded `FileDescriptorSet` of all of the above, for the JSON gateway's tables.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Debug output that shows who, and not the password.
+macro_rules! debug_without_password {
+    ($($message:ty),*) => {
+        $(impl std::fmt::Debug for $message {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($message)).field("name", &self.name).finish_non_exhaustive()
+            }
+        })*
+    };
+}
+
+debug_without_password!(
+    authpb::User,
+    etcdserverpb::AuthenticateRequest,
+    etcdserverpb::AuthUserAddRequest,
+    etcdserverpb::AuthUserChangePasswordRequest
+);

@@ -6,6 +6,7 @@
 //! Source: etcdctl 3.5.1, observed.
 
 mod args;
+mod auth;
 mod client;
 mod concurrency;
 mod dial;
@@ -15,6 +16,7 @@ mod go;
 mod kv;
 mod lease;
 mod member;
+mod password;
 mod print;
 mod txn;
 mod watch;
@@ -100,6 +102,9 @@ async fn dispatch(ctl: Ctl, secure: bool, separator_last: bool) -> Result<(), Ex
         Command::Watch(args) => watch::run(&session, args, separator_last).await,
         Command::Lease(command) => lease::run(&session, command).await,
         Command::Member(command) => member::run(&session, command).await,
+        Command::Auth(command) => auth::switch(&session, command).await,
+        Command::User(command) => auth::user(&session, command).await,
+        Command::Role(command) => auth::role(&session, command).await,
         Command::Endpoint(args) => endpoint::run(&session, &global, args).await,
         Command::Compaction(args) => kv::compact(&session, args).await,
         Command::Alarm(command) => endpoint::alarms(&session, command).await,

@@ -25,6 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tripod_storage::{
     KeyValue, LeaseId, Revision,
+    auth::Caller,
     command::{
         Compare, CompareTarget, DeleteRange, Put, Range, Txn, TxnOp, TxnOpResponse, TxnResponse,
     },
@@ -233,7 +234,8 @@ impl Drop for Withdrawal<'_> {
         if self.kept {
             return;
         }
-        let (client, place) = (self.client.clone(), self.place.clone());
+        // It takes back what it wrote itself, whatever became of the caller's rights meanwhile.
+        let (client, place) = (self.client.acting_for(Caller::System), self.place.clone());
         let task = move || -> futures::future::LocalBoxFuture<'static, ()> {
             Box::pin(async move {
                 let delete = client.delete_created(&place.key, place.created);

@@ -7,9 +7,10 @@
 //! Source: etcd `DowngradeRequest`, observed on 3.5.1 (whose ENABLE and CANCEL take effect but
 //! run into the request's time limit; these answer).
 
-use tripod_storage::command::Command;
+use tripod_raft::Answer;
+use tripod_storage::{auth::Ask, command::Command};
 
-use super::{Answered, Client, DowngradeRefused, Error};
+use super::{Answered, Client, DowngradeRefused, Error, Header};
 
 /// Stands for the cluster in the table of members; ids of members are never 0.
 const CLUSTER: u64 = 0;
@@ -21,6 +22,7 @@ impl Client {
     /// [`DowngradeRefused`], the availability errors.
     pub async fn downgrade_validate(&self, from: &str, target: &str) -> Answered<()> {
         check_target(from, target)?;
+        self.permit(&Ask::Admin)?;
         self.port().read_index().await?;
         if self.downgrade_target().is_some() {
             return Err(DowngradeRefused::InProgress.into());
@@ -42,6 +44,7 @@ impl Client {
     /// # Errors
     /// [`DowngradeRefused::NoneInProgress`], the availability errors.
     pub async fn downgrade_cancel(&self) -> Answered<()> {
+        self.permit(&Ask::Admin)?;
         self.port().read_index().await?;
         if self.downgrade_target().is_none() {
             return Err(DowngradeRefused::NoneInProgress.into());
@@ -58,8 +61,11 @@ impl Client {
     async fn set_downgrade_target(&self, target: &str) -> Answered<()> {
         let (name, client_urls) = (target.to_owned(), Vec::new());
         let command = Command::MemberAttributes { member_id: CLUSTER, name, client_urls };
-        let (header, _) = self.propose(command).await?;
-        Ok((header, ()))
+        // Attributes are the members' own business, whoever asked: no envelope.
+        self.refuse_learner()?;
+        let Answer { applied, term, .. } = self.port().propose(command).await?;
+        applied.outcome?;
+        Ok((Header { raft_term: term, ..self.header(applied.revision) }, ()))
     }
 }
 

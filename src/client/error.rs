@@ -3,6 +3,8 @@
 use tripod_raft::{CallError, MemberError, ProposeError, ReadError};
 use tripod_storage::{Rejected, mvcc::validate::Invalid};
 
+use crate::auth::TokenError;
+
 /// Failure of a client call. Every text is what etcd answers in the same case.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -61,6 +63,9 @@ pub enum Error {
     /// A membership change was refused.
     #[error(transparent)]
     Member(#[from] MemberRefused),
+    /// The password was right, but a token cannot be made.
+    #[error(transparent)]
+    Token(TokenError),
 }
 
 /// Why a downgrade request was refused; nothing was changed.

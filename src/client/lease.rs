@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use tripod_raft::{Node, Port};
 use tripod_storage::{
     LeaseId, Rejected,
+    auth::Ask,
     command::{Command, Response},
     lease::{LeaseChange, Lessor, Renewal},
 };
@@ -341,6 +342,7 @@ impl Client {
     /// The availability errors: the leader must be reached and confirmed.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Option<i64>, Error> {
         self.refuse_learner()?;
+        self.permit_caught_up(&Ask::LeaseRenew(id)).await?;
         self.leases.renew(id).await
     }
 
@@ -354,9 +356,12 @@ impl Client {
         with_keys: bool,
     ) -> Answered<Option<LeaseRemaining>> {
         self.refuse_learner()?;
+        let ask = if with_keys { Ask::LeaseKeys(id) } else { Ask::Known };
+        self.permit_caught_up(&ask).await?;
         let remaining_s = self.leases.remaining(id).await?;
         self.port.read_index().await?;
         let machine = self.node.state().read();
+        machine.authorize(&self.caller, &ask)?;
         let header = self.header(machine.revision());
         let lease = machine.lease(id).zip(remaining_s).map(|(lease, remaining_s)| LeaseRemaining {
             remaining_s,
@@ -373,6 +378,7 @@ impl Client {
     pub async fn lease_list(&self) -> Answered<Vec<LeaseId>> {
         self.refuse_learner()?;
         self.port.read_index().await?;
+        self.permit(&Ask::LeaseList)?;
         Ok((self.header_now(), self.leases.list()))
     }
 }

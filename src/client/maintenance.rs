@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 use tripod_raft::Node;
 use tripod_storage::{
     Revision,
+    auth::Ask,
     command::{AlarmAction, AlarmKind, Command, Response},
 };
 
-use super::{Answered, Client, Error, Header, unexpected};
+use super::{Answered, Client, Error, unexpected};
 
 /// One member of the cluster (etcd `Member`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,8 +88,11 @@ pub(crate) async fn hash_of(node: &Node, revision: Revision) -> Result<KvHash, E
 
 impl Client {
     /// This member's view of itself. Local.
-    #[must_use]
-    pub fn status(&self) -> (Header, Status) {
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] for callers that are no user.
+    pub fn status(&self) -> Answered<Status> {
+        self.permit(&Ask::Known)?;
         let raft = self.node.status();
         let (revision, in_use, alarms) = {
             let machine = self.node.state().read();
@@ -105,7 +109,7 @@ impl Client {
             is_learner: raft.is_learner,
             alarms,
         };
-        (self.header(revision), status)
+        Ok((self.header(revision), status))
     }
 
     /// Hash of the key space at `revision` (0: now), read in steps that hold no lock for long.
@@ -115,8 +119,20 @@ impl Client {
     /// [`Error::Rejected`] for a compacted or future revision; [`Error::Timeout`] where a
     /// snapshot replaces the state meanwhile.
     pub async fn hash_kv(&self, revision: Revision) -> Answered<KvHash> {
+        self.permit(&Ask::Admin)?;
         let hash = hash_of(&self.node, revision).await?;
         Ok((self.header_now(), hash))
+    }
+
+    /// Hash of everything here, users and roles included. Local; members that have applied the
+    /// same agree.
+    ///
+    /// # Errors
+    /// As [`Client::hash_kv`].
+    pub async fn hash_state(&self) -> Answered<u32> {
+        let (header, keys) = self.hash_kv(0).await?;
+        let users = self.node.state().read().auth_hash();
+        Ok((header, keys.hash ^ users))
     }
 
     /// Hands what is pending to the engine and waits for it. etcd's Defragment rewrites its
@@ -125,16 +141,20 @@ impl Client {
     /// # Errors
     /// [`Error::Stopped`] when the member stops meanwhile.
     pub async fn defragment(&self) -> Result<(), Error> {
+        self.permit(&Ask::Admin)?;
         if self.node.flush().await { Ok(()) } else { Err(Error::Stopped) }
     }
 
     /// Alarms raised, of one kind or all. Local.
-    #[must_use]
-    pub fn alarms(&self, kind: Option<AlarmKind>) -> (Header, Vec<(u64, AlarmKind)>) {
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] for callers that are no user.
+    pub fn alarms(&self, kind: Option<AlarmKind>) -> Answered<Vec<(u64, AlarmKind)>> {
         let machine = self.node.state().read();
+        machine.authorize(&self.caller, &Ask::Known)?;
         let mut alarms = machine.alarms();
         alarms.retain(|(_, alarm)| kind.is_none_or(|kind| kind == *alarm));
-        (self.header(machine.revision()), alarms)
+        Ok((self.header(machine.revision()), alarms))
     }
 
     /// Raises or clears an alarm; the alarms changed.
@@ -162,6 +182,7 @@ impl Client {
         if linearizable {
             self.port.read_index().await?;
         }
+        self.permit(&Ask::Known)?;
         Ok((self.header_now(), self.members()))
     }
 
@@ -190,6 +211,7 @@ impl Client {
     /// [`Error::NotLeader`], [`Error::BadLeaderTransferee`] for a learner or unknown member,
     /// [`Error::Timeout`] if it does not come about.
     pub async fn move_leader(&self, target: u64) -> Result<(), Error> {
+        self.permit(&Ask::Admin)?;
         let raft = self.node.status();
         if raft.leader != Some(self.identity.member_id) {
             return Err(Error::NotLeader);

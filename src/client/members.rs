@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tripod_raft::Peer;
+use tripod_storage::auth::Ask;
 
 use super::{Answered, Client, Error, MemberInfo, error::MemberRefused};
 use crate::{config::Urls, member_id};
@@ -20,6 +21,7 @@ impl Client {
         is_learner: bool,
     ) -> Answered<(MemberInfo, Vec<MemberInfo>)> {
         let peer = peer(peer_urls)?;
+        self.permit(&Ask::Admin)?;
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let id = member_id::added_member_id(&peer.peer_urls, now_s);
         if is_learner {
@@ -37,6 +39,7 @@ impl Client {
     /// # Errors
     /// As [`Client::member_add`].
     pub async fn member_remove(&self, id: u64) -> Answered<Vec<MemberInfo>> {
+        self.permit(&Ask::Admin)?;
         self.node().remove(id).await?;
         Ok((self.header_now(), self.members()))
     }
@@ -51,6 +54,7 @@ impl Client {
         peer_urls: Vec<String>,
     ) -> Answered<Vec<MemberInfo>> {
         let peer = peer(peer_urls)?;
+        self.permit(&Ask::Admin)?;
         self.node().update_urls(id, peer.peer_urls).await?;
         Ok((self.header_now(), self.members()))
     }
@@ -60,6 +64,7 @@ impl Client {
     /// # Errors
     /// As [`Client::member_add`].
     pub async fn member_promote(&self, id: u64) -> Answered<Vec<MemberInfo>> {
+        self.permit(&Ask::Admin)?;
         self.node().promote(id).await?;
         Ok((self.header_now(), self.members()))
     }

@@ -90,6 +90,7 @@ impl Client {
     /// A stream that many watchers share.
     #[must_use]
     pub fn watch_session(&self, progress_interval: Duration) -> Session {
-        Session::new(self.node.clone(), Arc::clone(&self.hub), progress_interval)
+        let (node, hub) = (self.node.clone(), Arc::clone(&self.hub));
+        Session::new(node, hub, progress_interval, self.caller.clone())
     }
 }

@@ -47,7 +47,8 @@ impl HealthSource for Health {
             AlarmKind::NoSpace => AlarmType::Nospace,
             AlarmKind::Corrupt => AlarmType::Corrupt,
         };
-        self.client.alarms(None).1.into_iter().map(kind).collect()
+        let alarms = self.client.alarms(None);
+        alarms.map_or_else(|_| Vec::new(), |(_, alarms)| alarms.into_iter().map(kind).collect())
     }
 
     fn has_leader(&self) -> bool {
@@ -60,6 +61,10 @@ impl HealthSource for Health {
 
     fn serializable_read(&self) -> LocalBoxFuture<'static, Result<(), Status>> {
         self.read(true)
+    }
+
+    fn auth_enabled(&self) -> bool {
+        self.client.auth_enabled()
     }
 
     fn is_learner(&self) -> bool {

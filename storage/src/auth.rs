@@ -33,7 +33,10 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use self::{access::Ask, feed::LoginChange};
+pub use self::{
+    access::Ask,
+    feed::{LoginChange, LoginChanges},
+};
 pub(crate) use self::{feed::LoginFeed, tables::Auth};
 
 /// Name of the user and of the role that may do everything.

@@ -12,8 +12,9 @@ use tonic::{
 };
 use tripod::api::proto::{
     etcdserverpb::{
-        self as pb, cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
-        maintenance_client::MaintenanceClient, watch_client::WatchClient,
+        self as pb, auth_client::AuthClient, cluster_client::ClusterClient, kv_client::KvClient,
+        lease_client::LeaseClient, maintenance_client::MaintenanceClient,
+        watch_client::WatchClient,
     },
     mvccpb,
 };
@@ -48,6 +49,11 @@ impl Client {
     /// The KV service.
     pub(crate) fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// The Auth service.
+    pub(crate) fn auth(&self) -> AuthClient<Channel> {
+        AuthClient::new(self.channel.clone())
     }
 
     /// The Lease service.

@@ -13,7 +13,7 @@ use crate::{
             self as pb, CampaignRequest, CampaignResponse, LeaderRequest, LeaderResponse,
             ProclaimRequest, ProclaimResponse, ResignRequest, ResignResponse,
         },
-        service::{Code, Status},
+        service::{CallContext, Code, Status},
     },
     client::{Client, Header, LeaderKey},
 };
@@ -64,10 +64,13 @@ pub(super) async fn observe(
     rpc: Rc<Shared>,
     mut requests: mpsc::Receiver<Bytes>,
     responses: mpsc::Sender<Bytes>,
+    context: CallContext,
 ) -> Result<(), Status> {
     let Some(request) = requests.recv().await else { return Ok(()) };
     let request: LeaderRequest = decode(request)?;
-    let mut observer = rpc.client.observe(&request.name);
+    let acting = rpc.acting_for(&context).await;
+    let client = acting.as_deref().unwrap_or(&rpc.client);
+    let mut observer = client.observe(&request.name);
     loop {
         let changes = tokio::select! {
             changes = observer.next() => changes.map_err(plain)?,

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{Shared, decode, encode, header, pb};
-use crate::{api::service::Status, client::Client};
+use crate::{
+    api::service::{CallContext, Status},
+    client::Client,
+};
 
 pub(super) async fn grant(
     client: &Client,
@@ -65,12 +68,15 @@ pub(super) async fn keep_alive(
     rpc: Rc<Shared>,
     mut requests: mpsc::Receiver<Bytes>,
     responses: mpsc::Sender<Bytes>,
+    context: CallContext,
 ) -> Result<(), Status> {
     while let Some(request) = requests.recv().await {
         let request: pb::LeaseKeepAliveRequest = decode(request)?;
         // etcd takes the header before it renews.
         let head = rpc.client.header_now();
-        let ttl = rpc.client.lease_keep_alive(request.id).await?.unwrap_or(0);
+        let acting = rpc.acting_for(&context).await;
+        let client = acting.as_deref().unwrap_or(&rpc.client);
+        let ttl = client.lease_keep_alive(request.id).await?.unwrap_or(0);
         let answer = pb::LeaseKeepAliveResponse { header: header(head), id: request.id, ttl };
         if responses.send(encode(&answer)).await.is_err() {
             break;

@@ -1,6 +1,9 @@
 //! `etcdserverpb.Maintenance`: status, hashes, alarms, leader transfer.
 
-use tripod_storage::command::{AlarmAction, AlarmKind};
+use tripod_storage::{
+    auth::Ask,
+    command::{AlarmAction, AlarmKind},
+};
 
 use super::{header, pb};
 use crate::{
@@ -14,7 +17,7 @@ pub(super) async fn status(
     _request: pb::StatusRequest,
     _size: usize,
 ) -> Result<pb::StatusResponse, Status> {
-    let (head, status) = client.status();
+    let (head, status) = client.status()?;
     let mut errors: Vec<String> = Vec::new();
     if status.leader == 0 {
         errors.push("etcdserver: no leader".to_owned());
@@ -44,8 +47,8 @@ pub(super) async fn hash(
     _request: pb::HashRequest,
     _size: usize,
 ) -> Result<pb::HashResponse, Status> {
-    let (head, hash) = client.hash_kv(0).await?;
-    Ok(pb::HashResponse { header: header(head), hash: hash.hash })
+    let (head, hash) = client.hash_state().await?;
+    Ok(pb::HashResponse { header: header(head), hash })
 }
 
 pub(super) async fn hash_kv(
@@ -120,10 +123,13 @@ pub(super) async fn alarm(
         _ => return Err(Status::new(Code::Unknown, "etcdserver: unknown alarm action")),
     };
     let (head, alarms) = match (action, kind) {
-        (None, kind) => client.alarms(kind),
+        (None, kind) => client.alarms(kind)?,
         (Some(action), Some(kind)) => client.set_alarm(action, request.member_id, kind).await?,
         // The alarm "none" is neither raised nor cleared.
-        (Some(_), None) => (client.header_now(), Vec::new()),
+        (Some(_), None) => {
+            client.permit(&Ask::Admin)?;
+            (client.header_now(), Vec::new())
+        }
     };
     let alarms = alarms
         .into_iter()

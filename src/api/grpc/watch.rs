@@ -18,7 +18,10 @@ use super::{
     Shared, decode, encode, header, pb,
 };
 use crate::{
-    api::{convert, service::Status},
+    api::{
+        convert,
+        service::{CallContext, Status},
+    },
     client::{
         self,
         watch::{
@@ -37,8 +40,9 @@ pub(super) async fn run(
     rpc: Rc<Shared>,
     mut requests: mpsc::Receiver<Bytes>,
     responses: mpsc::Sender<Bytes>,
-    require_leader: bool,
+    context: CallContext,
 ) -> Result<(), Status> {
+    let require_leader = context.require_leader;
     let interval = rpc.options.watch_progress_interval;
     let mut session = rpc.client.watch_session(interval);
     let mut open = true;
@@ -47,7 +51,10 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             request = requests.recv(), if open => match request {
-                Some(request) => control(&mut session, decode(request)?),
+                Some(request) => {
+                    session.act_for(rpc.caller(&context).await);
+                    control(&mut session, decode(request)?);
+                }
                 None => open = false,
             },
             message = session.next() => {

@@ -6,7 +6,7 @@
 
 use std::{ffi::OsString, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::duration;
 
@@ -146,6 +146,15 @@ pub(super) enum Command {
     /// Members
     #[command(subcommand)]
     Member(MemberCommand),
+    /// Authentication
+    #[command(subcommand)]
+    Auth(AuthCommand),
+    /// Users
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Roles
+    #[command(subcommand)]
+    Role(RoleCommand),
     /// Single servers
     Endpoint(EndpointArgs),
     /// Forget history before a revision
@@ -250,7 +259,8 @@ pub(super) struct TxnArgs {
     #[arg(hide = true)]
     pub(super) args: Vec<String>,
     /// Say what is read next
-    #[arg(short, long)]
+    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true")]
     pub(super) interactive: bool,
 }
 
@@ -263,7 +273,8 @@ pub(super) struct WatchArgs {
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) exec: Vec<OsString>,
     /// Read watch lines from standard input
-    #[arg(short, long)]
+    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true")]
     pub(super) interactive: bool,
     /// All keys with this prefix
     #[arg(long)]
@@ -359,6 +370,89 @@ pub(super) enum MemberCommand {
     Promote(Positional),
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum AuthCommand {
+    /// Switch authentication on
+    Enable(Positional),
+    /// Switch authentication off
+    Disable(Positional),
+    /// Whether it is on
+    Status(Positional),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum UserCommand {
+    /// Add a user: NAME:PASSWORD, or NAME and be asked
+    Add {
+        #[command(flatten)]
+        name: Positional,
+        /// Ask twice instead of reading standard input once
+        #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+              default_value = "true", default_missing_value = "true")]
+        interactive: bool,
+        /// Password of the new user
+        #[arg(long, default_value = "")]
+        new_user_password: String,
+        /// Without a password: for certificates only
+        #[arg(long)]
+        no_password: bool,
+    },
+    /// Remove a user
+    Delete(Positional),
+    /// Roles of a user
+    Get {
+        #[command(flatten)]
+        name: Positional,
+        /// Permissions of the roles too
+        #[arg(long)]
+        detail: bool,
+    },
+    /// All users
+    List(Positional),
+    /// Change a password
+    Passwd {
+        #[command(flatten)]
+        name: Positional,
+        /// Ask twice instead of reading standard input once
+        #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+              default_value = "true", default_missing_value = "true")]
+        interactive: bool,
+    },
+    /// Give a user a role
+    GrantRole(Positional),
+    /// Take a role from a user
+    RevokeRole(Positional),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RoleCommand {
+    /// Add a role
+    Add(Positional),
+    /// Remove a role
+    Delete(Positional),
+    /// Permissions of a role
+    Get(Positional),
+    /// All roles
+    List(Positional),
+    /// Let a role read, write or readwrite a key or range
+    GrantPermission(RangeOfKeys),
+    /// Take that from it
+    RevokePermission(RangeOfKeys),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct RangeOfKeys {
+    /// Role, permission (to grant), key, end of the range
+    #[arg(value_name = "ARG")]
+    pub(super) args: Vec<String>,
+    /// All keys with this prefix
+    #[arg(long)]
+    pub(super) prefix: bool,
+    /// All keys from this one on
+    #[arg(long)]
+    pub(super) from_key: bool,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct EndpointArgs {
     /// Ask all members of the cluster
@@ -419,6 +513,7 @@ const SWITCHES: [&str; 19] = [
     "cluster",
     "count-only",
     "debug",
+    "detail",
     "from-key",
     "hex",
     "ignore-lease",
@@ -426,7 +521,6 @@ const SWITCHES: [&str; 19] = [
     "insecure-discovery",
     "insecure-skip-tls-verify",
     "insecure-transport",
-    "interactive",
     "keys",
     "keys-only",
     "learner",

@@ -16,7 +16,8 @@ use tonic::{
 use super::{
     args::Global,
     dial::{self, Dialer},
-    exit::{BAD_FEATURE, Exit, FAILED, status_text},
+    exit::{BAD_CONNECTION, BAD_FEATURE, Exit, status_text},
+    password,
 };
 use crate::api::proto::etcdserverpb::{AuthenticateRequest, auth_client::AuthClient};
 
@@ -86,6 +87,8 @@ struct State {
     /// Endpoint to use or try next.
     at: usize,
     connection: Option<Connection>,
+    /// A server refused the user of the flags.
+    refused: bool,
     /// Why the last endpoint did not answer, for the user.
     last_error: Option<String>,
 }
@@ -149,7 +152,7 @@ impl Client {
             {
                 eprintln!("warning: {why}");
             }
-            status.into()
+            self.exit(status)
         })
     }
 
@@ -183,7 +186,7 @@ impl Client {
     /// No endpoint could be reached, or the user was refused.
     pub(super) async fn dial(&self) -> Result<Connection, Exit> {
         match timeout_at(Instant::now() + self.dial_timeout, self.connection()).await {
-            Ok(connection) => connection.map_err(Exit::from),
+            Ok(connection) => connection.map_err(|status| self.exit(status)),
             Err(_) => {
                 if let Some(why) = self.state.borrow_mut().last_error.take() {
                     eprintln!("warning: {why}");
@@ -243,8 +246,17 @@ impl Client {
             Err(status) if status.message().contains("authentication is not enabled") => {
                 Ok(Token::default())
             }
-            Err(status) => Err(status),
+            Err(status) => {
+                self.state.borrow_mut().refused = true;
+                Err(status)
+            }
         }
+    }
+
+    /// A refused user is as bad as no connection, as in etcdctl.
+    fn exit(&self, status: Status) -> Exit {
+        let exit = Exit::from(status);
+        if self.state.borrow().refused { Exit { code: BAD_CONNECTION, ..exit } } else { exit }
     }
 }
 
@@ -256,18 +268,17 @@ pub(super) fn is_lost(status: &Status) -> bool {
 
 /// Name and password of the flags.
 fn user(global: &Global) -> Result<Option<(String, String)>, Exit> {
+    // A password without a user means nothing to etcdctl.
     if global.user.is_empty() {
-        if global.password.is_empty() {
-            return Ok(None);
-        }
-        return Err(Exit::args("--password needs --user"));
+        return Ok(None);
     }
     if !global.password.is_empty() {
         return Ok(Some((global.user.clone(), global.password.clone())));
     }
     match global.user.split_once(':') {
         Some((name, password)) => Ok(Some((name.to_owned(), password.to_owned()))),
-        // A prompt that shows what is typed would be worse than none.
-        None => Err(Exit::new(FAILED, "give the password with --password or --user NAME:PASSWORD")),
+        None => {
+            password::prompt("Password: ").map(|password| Some((global.user.clone(), password)))
+        }
     }
 }

@@ -52,9 +52,7 @@ impl From<tonic::Status> for Exit {
 pub(super) fn status_text(status: &tonic::Status) -> String {
     let message = status.message();
     match status.code() {
-        _ if message.starts_with("etcdserver: ") || message.starts_with("auth: ") => {
-            message.to_owned()
-        }
+        _ if message.starts_with("etcdserver: ") => message.to_owned(),
         tonic::Code::DeadlineExceeded => "context deadline exceeded".to_owned(),
         code => format!("rpc error: code = {code:?} desc = {message}"),
     }

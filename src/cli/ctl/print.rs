@@ -51,15 +51,33 @@ pub(super) enum Answer<'a> {
     Grant(&'a pb::LeaseGrantResponse),
     Revoke(i64, &'a pb::LeaseRevokeResponse),
     KeepAlive(&'a pb::LeaseKeepAliveResponse),
-    TimeToLive { answer: &'a pb::LeaseTimeToLiveResponse, keys: bool },
+    TimeToLive {
+        answer: &'a pb::LeaseTimeToLiveResponse,
+        keys: bool,
+    },
     Leases(&'a pb::LeaseLeasesResponse),
     MemberList(&'a pb::MemberListResponse),
     MemberAdd(&'a pb::MemberAddResponse),
     MemberRemove(u64, &'a pb::MemberRemoveResponse),
     MemberUpdate(u64, &'a pb::MemberUpdateResponse),
     MemberPromote(u64, &'a pb::MemberPromoteResponse),
+    /// A change of users or roles: what to say, its header, its message.
+    Changed {
+        text: &'a str,
+        header: &'a Option<pb::ResponseHeader>,
+        message: &'a [u8],
+    },
+    AuthStatus(&'a pb::AuthStatusResponse),
+    User(&'a str, &'a pb::AuthUserGetResponse),
+    Users(&'a pb::AuthUserListResponse),
+    Role(&'a str, &'a pb::AuthRoleGetResponse),
+    Roles(&'a pb::AuthRoleListResponse),
     Alarms(&'a pb::AlarmResponse),
-    MoveLeader { from: u64, to: u64, answer: &'a pb::MoveLeaderResponse },
+    MoveLeader {
+        from: u64,
+        to: u64,
+        answer: &'a pb::MoveLeaderResponse,
+    },
     Status(&'a [EndpointStatus]),
     Health(&'a [EndpointHealth]),
     Hashes(&'a [EndpointHash]),
@@ -91,6 +109,11 @@ impl Style {
     }
 }
 
+/// A range as people read it.
+pub(super) fn range_text(key: &[u8], range_end: &[u8]) -> String {
+    String::from_utf8_lossy(&simple::range(key, range_end)).into_owned()
+}
+
 fn unsupported(format: Format) -> Exit {
     Exit::new(BAD_FEATURE, format!("{} not supported as output format", format.name()))
 }
@@ -117,12 +140,24 @@ fn protobuf(answer: &Answer<'_>) -> Result<Vec<u8>, Exit> {
         Answer::MemberRemove(_, m) => m.encode_to_vec(),
         Answer::MemberUpdate(_, m) => m.encode_to_vec(),
         Answer::MemberPromote(_, m) => m.encode_to_vec(),
+        Answer::Changed { message, .. } => message.to_vec(),
+        Answer::AuthStatus(m) => m.encode_to_vec(),
+        Answer::User(_, m) => m.encode_to_vec(),
+        Answer::Users(m) => m.encode_to_vec(),
+        Answer::Role(_, m) => m.encode_to_vec(),
+        Answer::Roles(m) => m.encode_to_vec(),
         Answer::Alarms(m) => m.encode_to_vec(),
         Answer::MoveLeader { answer, .. } => answer.encode_to_vec(),
         Answer::Status(_) | Answer::Health(_) | Answer::Hashes(_) => {
             return Err(unsupported(Format::Protobuf));
         }
     })
+}
+
+/// Name of a permission's kind.
+fn permission_name(kind: i32) -> String {
+    use crate::api::proto::authpb::permission::Type;
+    Type::try_from(kind).map_or_else(|_| kind.to_string(), |kind| kind.as_str_name().to_owned())
 }
 
 /// Name of an alarm.

@@ -378,7 +378,7 @@ fn cancel_text(answer: &WatchResponse) -> &str {
     }
     match answer.cancel_reason.as_str() {
         "" => "etcdserver: mvcc: required revision is a future revision",
-        reason => reason.split_once(" desc = ").map_or(reason, |(_, text)| text),
+        reason => reason,
     }
 }
 
@@ -479,7 +479,7 @@ mod tests {
                     0,
                     "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
                 ),
-                "etcdserver: permission denied",
+                "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
             ),
         ];
         for (answer, want) in cases {

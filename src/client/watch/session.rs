@@ -13,7 +13,11 @@ use std::{
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 use tripod_raft::Node;
-use tripod_storage::{KeyValue, Rejected, Revision, types::KeyRange};
+use tripod_storage::{
+    KeyValue, Rejected, Revision,
+    auth::{Ask, Caller},
+    types::KeyRange,
+};
 
 use super::hub::{Delivery, Filters, Hub, Mailbox, SharedEvent, WatcherKey};
 
@@ -130,12 +134,14 @@ pub struct Session {
     next_progress: Instant,
     /// Watcher whose history was read last: the next one gets the next turn.
     last_read: i64,
+    /// On whose behalf watchers are made.
+    caller: Caller,
 }
 
 impl Session {
     /// An empty stream. `progress_interval` is etcd's `--watch-progress-notify-interval`.
     #[must_use]
-    pub fn new(node: Node, hub: Arc<Hub>, progress_interval: Duration) -> Self {
+    pub fn new(node: Node, hub: Arc<Hub>, progress_interval: Duration, caller: Caller) -> Self {
         Self {
             node,
             hub,
@@ -147,13 +153,31 @@ impl Session {
             progress_interval,
             next_progress: Instant::now() + progress_interval,
             last_read: i64::MIN,
+            caller,
         }
     }
 
-    /// Makes a watcher, or leaves the reason why not in the stream.
+    /// Later watchers are made on behalf of `caller`; those there are stay.
+    pub fn act_for(&mut self, caller: Caller) {
+        self.caller = caller;
+    }
+
+    /// Makes a watcher, or leaves the reason why not in the stream. Who may read the range now
+    /// may watch it for as long as he listens, as in etcd.
     pub fn create(&mut self, mut request: WatchRequest) {
-        let revision = self.node.state().read().revision();
-        let range = match watch_range(&mut request) {
+        if request.key.is_empty() {
+            request.key = Bytes::from_static(b"\0");
+        }
+        let (revision, permitted) = {
+            let machine = self.node.state().read();
+            let ask = Ask::Watch { key: &request.key, range_end: &request.range_end };
+            (machine.revision(), machine.authorize(&self.caller, &ask))
+        };
+        if let Err(rejected) = permitted {
+            let reason = denied_because(&rejected);
+            return self.outbox.push_back(Message::Refused { revision, reason });
+        }
+        let range = match watch_range(&request) {
             Ok(range) => range,
             Err(reason) => return self.outbox.push_back(Message::Refused { revision, reason }),
         };
@@ -367,18 +391,31 @@ impl Drop for Session {
 }
 
 /// The range a request means, or etcd's reason to refuse it.
-fn watch_range(request: &mut WatchRequest) -> Result<KeyRange, &'static str> {
+fn watch_range(request: &WatchRequest) -> Result<KeyRange, &'static str> {
     if request.start_revision < 0 {
         return Err("mvcc: required revision has been compacted");
-    }
-    if request.key.is_empty() {
-        request.key = Bytes::from_static(b"\0");
     }
     let open = request.range_end.as_ref() == b"\0";
     if !open && !request.range_end.is_empty() && request.range_end <= request.key {
         return Err("mvcc: watcher range is empty");
     }
     Ok(KeyRange { key: request.key.clone(), end: request.range_end.clone() })
+}
+
+/// etcd's reason, as its gRPC library prints an error.
+fn denied_because(rejected: &Rejected) -> &'static str {
+    match rejected {
+        Rejected::UserEmpty => {
+            "rpc error: code = InvalidArgument desc = etcdserver: user name is empty"
+        }
+        Rejected::InvalidAuthToken => {
+            "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"
+        }
+        Rejected::AuthOldRevision => {
+            "rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old"
+        }
+        _ => "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
+    }
 }
 
 /// The version before each event; absent where it was created, or is compacted.

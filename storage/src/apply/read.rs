@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{LeaseInfo, Mark, MemberAttributes, Options, StateMachine};
 use crate::{
     Error, KeyValue, LeaseId, Rejected, Revision,
-    auth::{Ask, Caller, LoginChange, PasswordHash, Permission},
+    auth::{Ask, Caller, LoginChanges, PasswordHash, Permission},
     command::{AlarmKind, Event, EventKind, Range, RangeResponse, Txn, TxnResponse},
     history::ChangeRef,
     mvcc::{End, RangePage, compact::Hashing},
@@ -233,15 +233,23 @@ impl StateMachine {
         self.auth.permissions(role)
     }
 
+    /// A hash of users, roles and the switch: equal on members that applied the same.
+    #[must_use]
+    pub fn auth_hash(&self) -> u32 {
+        self.auth.rows().iter().fold(0, |hash, (key, row)| {
+            let hash = crc32c::crc32c_append(hash, key);
+            crc32c::crc32c_append(hash, row)
+        })
+    }
+
     /// Login changes wait to be taken.
     #[must_use]
     pub fn has_login_changes(&self) -> bool {
         self.login_feed.is_waiting()
     }
 
-    /// Takes the login changes applied since the last call, for this member's tokens; `None`
-    /// where some are lost: then no token is known any more.
-    pub fn take_login_changes(&mut self) -> Option<Vec<LoginChange>> {
+    /// Takes the login changes applied since the last call, for this member's tokens.
+    pub fn take_login_changes(&mut self) -> LoginChanges {
         self.login_feed.take()
     }
 

@@ -28,41 +28,59 @@ pub enum LoginChange {
     AllEnded,
 }
 
-/// Bounded list of changes; an overflow is remembered instead of them.
-#[derive(Debug)]
-pub(crate) struct LoginFeed {
-    changes: Vec<LoginChange>,
-    overflown: bool,
+/// What a member takes from the feed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoginChanges {
+    /// Changes before these are lost: no earlier token is to be trusted.
+    pub gap: bool,
+    /// Changes in their order.
+    pub changes: Vec<LoginChange>,
 }
+
+/// Bounded list of changes; an overflow leaves a gap.
+#[derive(Debug)]
+pub(crate) struct LoginFeed(LoginChanges);
 
 impl Default for LoginFeed {
     /// What happened before is not known.
     fn default() -> Self {
-        Self { changes: Vec::new(), overflown: true }
+        Self(LoginChanges { gap: true, changes: Vec::new() })
     }
 }
 
 impl LoginFeed {
     pub(crate) fn push(&mut self, change: LoginChange) {
-        if self.overflown {
-            // Whoever takes it ends all tokens: those of before, and this one.
-            return;
+        if self.0.changes.len() >= CHANGES_MAX {
+            *self = Self::default();
         }
-        if self.changes.len() >= CHANGES_MAX {
-            self.changes = Vec::new();
-            self.overflown = true;
-            return;
-        }
-        self.changes.push(change);
+        self.0.changes.push(change);
     }
 
     pub(crate) fn is_waiting(&self) -> bool {
-        self.overflown || !self.changes.is_empty()
+        self.0.gap || !self.0.changes.is_empty()
     }
 
-    /// The changes since the last call; `None` where some are lost: end all tokens.
-    pub(crate) fn take(&mut self) -> Option<Vec<LoginChange>> {
-        let changes = std::mem::take(&mut self.changes);
-        (!std::mem::take(&mut self.overflown)).then_some(changes)
+    /// The changes since the last call.
+    pub(crate) fn take(&mut self) -> LoginChanges {
+        std::mem::take(&mut self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_told_once_and_what_follows_it_is_kept() {
+        let mut feed = LoginFeed::default();
+        feed.push(LoginChange::AllEnded);
+        let first = LoginChanges { gap: true, changes: vec![LoginChange::AllEnded] };
+        assert_eq!(feed.take(), first, "a login right after a start or snapshot counts");
+        assert!(!feed.is_waiting());
+        for _ in 0..=CHANGES_MAX {
+            feed.push(LoginChange::AllEnded);
+        }
+        assert_eq!(feed.take(), first);
+        assert_eq!(feed.take(), LoginChanges::default());
     }
 }

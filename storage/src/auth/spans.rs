@@ -52,19 +52,16 @@ impl Spans {
 
     /// True where every key of the range is granted.
     ///
-    /// A range whose end is not above its key holds no key; as in etcd it is granted where one
-    /// span reaches over both.
+    /// A range whose end is not above its key holds no key; as in etcd it goes by its key alone.
     pub(super) fn covers(&self, key: &[u8], range_end: &[u8]) -> bool {
-        let end = end_of(key, range_end);
-        let first = end.as_deref().map_or(key, |end| end.min(key));
-        let behind = self.0.partition_point(|span| span.start <= first);
+        let holds_keys = range_end == [0] || range_end > key;
+        let end = end_of(key, if holds_keys { range_end } else { &[] });
+        let behind = self.0.partition_point(|span| span.start <= key);
         let Some(span) = behind.checked_sub(1).and_then(|at| self.0.get(at)) else { return false };
         match (&span.end, &end) {
-            (None, None) => true,
+            (None, _) => true,
             (Some(_), None) => false,
-            (None, Some(end)) => end[..] > *key || span.start < end,
-            (Some(limit), Some(end)) if end[..] > *key => limit >= end,
-            (Some(limit), Some(end)) => limit[..] > *key && span.start < end,
+            (Some(limit), Some(end)) => limit >= end,
         }
     }
 }

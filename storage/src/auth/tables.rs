@@ -34,7 +34,7 @@ impl User {
 #[derive(Debug)]
 pub(crate) struct Auth {
     pub(super) users: BTreeMap<String, User>,
-    /// Permissions by key; those of one key in order of grant.
+    /// Permissions by key; see [`sort_as_go`] for those of one key.
     pub(super) roles: BTreeMap<String, Vec<Permission>>,
     pub(super) enabled: bool,
     pub(super) revision: u64,
@@ -276,8 +276,8 @@ impl Auth {
         match role.get_mut(first).filter(|has| has.is_same_range(key, range_end)) {
             Some(has) => has.kind = permission.kind,
             None => {
-                let behind = role.partition_point(|has| has.key <= permission.key);
-                role.insert(behind, permission);
+                role.push(permission);
+                sort_as_go(role);
             }
         }
         self.note_role(name, effect);
@@ -362,6 +362,27 @@ impl Auth {
     pub(crate) fn complete(&mut self) {
         for name in self.user_names() {
             self.merge(&name);
+        }
+    }
+}
+
+/// Sorts by key. Permissions of one key come out as Go's sort of a short list leaves them, since
+/// clients see the order: a pass over pairs six apart, then insertion.
+fn sort_as_go(role: &mut [Permission]) {
+    const GAP: usize = 6;
+    let is_below = |role: &[Permission], at: usize, other: usize| {
+        role.get(at).zip(role.get(other)).is_some_and(|(a, b)| a.key < b.key)
+    };
+    for at in GAP..role.len() {
+        if is_below(role, at, at - GAP) {
+            role.swap(at, at - GAP);
+        }
+    }
+    for start in 1..role.len() {
+        let mut at = start;
+        while at > 0 && is_below(role, at, at - 1) {
+            role.swap(at, at - 1);
+            at -= 1;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use super::{Answer, alarm_name, unsupported};
+use super::{Answer, alarm_name, permission_name, unsupported};
 use crate::{
     api::proto::{etcdserverpb as pb, mvccpb},
     cli::ctl::{args::Format, exit::Exit, go::quote},
@@ -163,6 +163,22 @@ pub(super) fn print(answer: &Answer<'_>) -> Result<Vec<u8>, Exit> {
                 fields.field("ID", lease.id);
             }
         }
+        Answer::Changed { header, .. } => fields.header(header),
+        Answer::Role(_, answer) => {
+            fields.header(&answer.header);
+            for permission in &answer.perm {
+                // Two spaces, as etcdctl has it.
+                let kind = format_args!(" {}", permission_name(permission.perm_type)).to_string();
+                fields.field("PermType", kind);
+                fields.quoted("Key", &permission.key);
+                fields.quoted("RangeEnd", &permission.range_end);
+            }
+        }
+        Answer::Roles(answer) => {
+            fields.header(&answer.header);
+            let names: Vec<_> = answer.roles.iter().map(|name| quote(name.as_bytes())).collect();
+            fields.field("Roles", names.join(" "));
+        }
         Answer::MemberList(answer) => fields.members(answer),
         Answer::Alarms(answer) => {
             fields.header(&answer.header);
@@ -192,7 +208,10 @@ pub(super) fn print(answer: &Answer<'_>) -> Result<Vec<u8>, Exit> {
                 fields.blank();
             }
         }
-        Answer::MemberAdd(_)
+        Answer::AuthStatus(_)
+        | Answer::User(..)
+        | Answer::Users(_)
+        | Answer::MemberAdd(_)
         | Answer::MemberRemove(..)
         | Answer::MemberUpdate(..)
         | Answer::MemberPromote(..)

@@ -7,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{Answer, EndpointHash, EndpointHealth, EndpointStatus};
 use crate::{
-    api::proto::{etcdserverpb as pb, mvccpb},
+    api::proto::{authpb, etcdserverpb as pb, mvccpb},
     cli::ctl::go::json_string,
     config::duration,
 };
@@ -286,6 +286,32 @@ pub(super) fn print(answer: &Answer<'_>, hex: bool) -> String {
         Answer::MemberRemove(_, answer) => members(&answer.header, &answer.members),
         Answer::MemberUpdate(_, answer) => members(&answer.header, &answer.members),
         Answer::MemberPromote(_, answer) => members(&answer.header, &answer.members),
+        Answer::Changed { header, .. } => object([PLAIN.header(header)]),
+        Answer::AuthStatus(answer) => object([
+            PLAIN.header(&answer.header),
+            number("enabled", answer.enabled),
+            number("authRevision", answer.auth_revision),
+        ]),
+        Answer::User(_, answer) => {
+            object([PLAIN.header(&answer.header), texts("roles", &answer.roles)])
+        }
+        Answer::Users(answer) => {
+            object([PLAIN.header(&answer.header), texts("users", &answer.users)])
+        }
+        Answer::Role(_, answer) => {
+            let permission = |permission: &authpb::Permission| {
+                object([
+                    number("permType", permission.perm_type),
+                    bytes("key", &permission.key),
+                    bytes("range_end", &permission.range_end),
+                ])
+            };
+            let permissions = answer.perm.iter().map(permission).collect();
+            object([PLAIN.header(&answer.header), list("perm", permissions)])
+        }
+        Answer::Roles(answer) => {
+            object([PLAIN.header(&answer.header), texts("roles", &answer.roles)])
+        }
         Answer::Alarms(answer) => alarms(answer),
         Answer::MoveLeader { answer, .. } => object([PLAIN.header(&answer.header)]),
         Answer::Status(entries) => array(entries.iter().map(status).collect()),

@@ -1,7 +1,10 @@
 //! The default form: what a person or a shell script wants.
 
 use super::{Answer, Style, alarm_name, table};
-use crate::api::proto::{etcdserverpb as pb, mvccpb};
+use crate::{
+    api::proto::{authpb, etcdserverpb as pb, mvccpb},
+    cli::ctl::kv::prefix_end,
+};
 
 /// Lines under construction; keys and values are any bytes.
 struct Lines {
@@ -80,6 +83,29 @@ impl Lines {
         }
     }
 
+    fn role(&mut self, name: &str, answer: &pb::AuthRoleGetResponse) {
+        self.line(format!("Role {name}"));
+        for (title, wanted) in [("KV Read:", [0, 2]), ("KV Write:", [1, 2])] {
+            self.line(title);
+            for permission in answer.perm.iter().filter(|p| wanted.contains(&p.perm_type)) {
+                self.permission(permission);
+            }
+        }
+    }
+
+    fn permission(&mut self, permission: &authpb::Permission) {
+        let authpb::Permission { key, range_end, .. } = permission;
+        self.out.push(b'\t');
+        if range_end.is_empty() {
+            return self.line(key);
+        }
+        self.out.extend_from_slice(&range(key, range_end));
+        if prefix_end(key) == *range_end && !key.is_empty() {
+            self.out.extend_from_slice(&[b" (prefix ", &key[..], b")"].concat());
+        }
+        self.line("");
+    }
+
     fn time_to_live(&mut self, answer: &pb::LeaseTimeToLiveResponse, keys: bool) {
         if answer.granted_ttl == 0 && answer.ttl == -1 {
             self.line(format!("lease {:016x} already expired", answer.id));
@@ -95,6 +121,14 @@ impl Lines {
             self.out.extend_from_slice(b"])");
         }
         self.line("");
+    }
+}
+
+/// A range as people read it.
+pub(super) fn range(key: &[u8], range_end: &[u8]) -> Vec<u8> {
+    match range_end {
+        [0] => [b"[", key, b", <open ended>"].concat(),
+        end => [b"[", key, b", ", end, b")"].concat(),
     }
 }
 
@@ -141,6 +175,19 @@ pub(super) fn print(style: Style, answer: &Answer<'_>) -> Vec<u8> {
             let cluster = cluster(&answer.header);
             lines.line(format!("Member {id:16x} promoted in cluster {cluster:16x}"));
         }
+        Answer::Changed { text, .. } => lines.line(text),
+        Answer::AuthStatus(answer) => {
+            lines.line(format!("Authentication Status: {}", answer.enabled));
+            lines.line(format!("AuthRevision: {}", answer.auth_revision));
+        }
+        Answer::User(name, answer) => {
+            lines.line(format!("User: {name}"));
+            let roles: String = answer.roles.iter().map(|role| format!(" {role}")).collect();
+            lines.line(format!("Roles:{roles}"));
+        }
+        Answer::Users(answer) => answer.users.iter().for_each(|name| lines.line(name)),
+        Answer::Role(name, answer) => lines.role(name, answer),
+        Answer::Roles(answer) => answer.roles.iter().for_each(|name| lines.line(name)),
         Answer::Alarms(answer) => {
             for alarm in &answer.alarms {
                 let (member, name) = (alarm.member_id, alarm_name(alarm.alarm));
