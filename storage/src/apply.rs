@@ -33,6 +33,7 @@ use crate::{
     command::{AlarmAction, AlarmKind, Applied, Command, Response},
     lease::{LeaseChange, LeaseFeed},
     mvcc::{Answer, Store, compact::Pruning, txn, validate, write::Writer},
+    v2,
 };
 
 /// How much the state machine holds in memory, and the quota.
@@ -95,6 +96,7 @@ pub struct MemberAttributes {
 pub struct StateMachine {
     store: Store,
     tables: Tables,
+    v2: v2::Tree,
     options: Options,
     mark: Option<Mark>,
     /// The mark changed since the last flush began.
@@ -200,6 +202,13 @@ impl StateMachine {
             Command::Auth(change) => Ok(self.change_auth(change, index)),
             // Opened before; one inside another was refused.
             Command::As { .. } => Ok(Err(Rejected::PermissionDenied)),
+            Command::V2(change) => Ok(Ok(match *change {
+                v2::Change::Write(write) => Response::V2(Box::new(self.v2.write(&write))),
+                v2::Change::Expire { cutoff_ns } => {
+                    self.v2.expire(cutoff_ns);
+                    Response::Done
+                }
+            })),
         }
     }
 
@@ -219,6 +228,7 @@ impl StateMachine {
                 | Command::LeaseGrant { .. }
                 | Command::LeaseRevoke { .. }
                 | Command::LeaseExpire { .. }
+                | Command::V2(_)
         );
         if is_data && self.tables.is_raised(AlarmKind::Corrupt) {
             return Err(Rejected::Corrupt);

@@ -12,6 +12,7 @@ use crate::{
     Rejected,
     auth::{AuthChange, Caller},
     types::{KeyValue, LeaseId, Revision},
+    v2,
 };
 
 /// One replicated change. A Raft entry carries a batch of them, each applied on its own.
@@ -81,6 +82,8 @@ pub enum Command {
         /// What for; never this variant again.
         command: Box<Command>,
     },
+    /// A change of the v2 tree.
+    V2(Box<v2::Change>),
 }
 
 /// etcd `PutRequest`.
@@ -252,6 +255,8 @@ pub enum Response {
     Alarm(Vec<(u64, AlarmKind)>),
     /// Of everything that has nothing to say beyond the revision.
     Done,
+    /// Of a write into the v2 tree: what happened, or why nothing did.
+    V2(Box<Result<v2::Event, v2::Error>>),
 }
 
 /// Of a put; `revision` is what a nested header shows.

@@ -9,7 +9,9 @@
 //! | `n` + member id (u64 BE) | attributes of a member |
 //! | `u` + name | a user |
 //! | `r` + name | a role |
-//! | `m` + name | single rows: format, mark, compact revision, authentication, incomplete import |
+//! | `m` + name | single rows: format, mark, compact revision, auth, v2 counters, incomplete import |
+//! | `2` + path | a node of the v2 tree |
+//! | `3` + index (u64 BE) | an event of the v2 tree |
 //!
 //! Big endian so that byte order is numeric order. Other tables take another first byte.
 
@@ -26,6 +28,8 @@ pub(crate) const ALARM: u8 = b'a';
 pub(crate) const MEMBER: u8 = b'n';
 pub(crate) const USER: u8 = b'u';
 pub(crate) const ROLE: u8 = b'r';
+pub(crate) const V2_NODE: u8 = b'2';
+pub(crate) const V2_EVENT: u8 = b'3';
 
 /// Single rows.
 pub(crate) const FORMAT_ROW: &[u8] = b"mformat";
@@ -33,6 +37,7 @@ pub(crate) const MARK_ROW: &[u8] = b"mmark";
 pub(crate) const COMPACT_ROW: &[u8] = b"mcompact";
 pub(crate) const AUTH_ROW: &[u8] = b"mauth";
 pub(crate) const IMPORTING_ROW: &[u8] = b"mimporting";
+pub(crate) const V2_ROW: &[u8] = b"mv2";
 
 /// Key of a row that belongs to one revision.
 pub(crate) fn rev_key(table: u8, rev: Rev) -> Vec<u8> {
@@ -93,6 +98,16 @@ pub(crate) fn user_key(name: &str) -> Vec<u8> {
 /// Key of a role.
 pub(crate) fn role_key(name: &str) -> Vec<u8> {
     [&[ROLE], name.as_bytes()].concat()
+}
+
+/// Key of a node of the v2 tree; a folder sorts before what lies in it.
+pub(crate) fn v2_node_key(path: &[u8]) -> Vec<u8> {
+    [&[V2_NODE][..], path].concat()
+}
+
+/// Key of an event of the v2 tree.
+pub(crate) fn v2_event_key(index: u64) -> Vec<u8> {
+    [&[V2_EVENT][..], &index.to_be_bytes()].concat()
 }
 
 /// The number after the table byte.

@@ -5,6 +5,7 @@
 //! | [`command`] | the whole replicated vocabulary: commands, answers, events |
 //! | [`mvcc`] | the revisioned key space: index, range, transactions, compaction |
 //! | `history` | every change in order of revision, many in one engine record |
+//! | [`v2`] | the v2 keys API's tree, with its own index, history and watchers |
 //! | [`lease`] | the replicated lease table and the leader's deadline book |
 //! | [`auth`] | users, roles and permissions; the one decision who may do what |
 //! | [`apply`] | [`apply::StateMachine`]: the one door for changes, and the reads beside it |
@@ -31,6 +32,7 @@ pub mod log;
 pub mod mvcc;
 pub mod snapshot;
 pub mod types;
+pub mod v2;
 pub mod watch;
 
 pub use command::Command;

@@ -133,6 +133,7 @@ impl StateMachine {
             return None;
         }
         let mut rows = self.tables.take_dirty();
+        self.v2.take_dirty(|key, row| drop(rows.insert(key, row)));
         let stored_below = self.store.history.unflushed_from();
         let removed = self.take_empty(&mut rows);
         self.write_dropped(&mut rows);
@@ -245,7 +246,7 @@ impl StateMachine {
     /// Bytes applied but not yet handed to the engine.
     #[must_use]
     pub fn pending_bytes(&self) -> u64 {
-        self.store.history.pending_bytes() + self.tables.dirty_bytes()
+        self.store.history.pending_bytes() + self.tables.dirty_bytes() + self.v2.dirty_bytes()
     }
 
     /// Prunes up to `keys_max` keys of compacted history; true when more is left. While an
@@ -291,6 +292,7 @@ impl StateMachine {
             }
         }
         rows.extend(self.auth.rows());
+        rows.extend(self.v2.rows());
         Export::new(header, rows, Arc::clone(&self.pin))
     }
 

@@ -21,6 +21,7 @@ use crate::{
     lease::LeaseFeed,
     mvcc::{FIRST_REVISION, Store, compact::Pruning, entry::Version},
     types::Rev,
+    v2::Tree,
     watch::EventRing,
 };
 
@@ -55,6 +56,13 @@ impl StateMachine {
             auth.load(keys::AUTH_ROW, &row)?;
         }
         auth.complete();
+        let mut v2 = Tree::default();
+        if let Some(row) = engine.get(keys::V2_ROW)? {
+            v2.load_counters(&row)?;
+        }
+        for_each_row(&*engine, keys::V2_NODE, |key, row| v2.load_node(key, row))?;
+        for_each_row(&*engine, keys::V2_EVENT, |_, row| v2.load_event(row))?;
+        v2.loaded();
         if let Some(row) = engine.get(keys::COMPACT_ROW)? {
             let row = (row[..].try_into())
                 .map_err(|_| corrupt("compact revision", "its row has a wrong length"))?;
@@ -71,6 +79,7 @@ impl StateMachine {
             auth_switch: Arc::new(AtomicBool::new(auth.is_enabled())),
             auth,
             login_feed: LoginFeed::default(),
+            v2,
             options,
             mark,
             mark_is_new: false,

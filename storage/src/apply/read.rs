@@ -12,6 +12,7 @@ use crate::{
     history::ChangeRef,
     mvcc::{End, RangePage, compact::Hashing},
     types::{KeyRange, Rev},
+    v2::Tree,
 };
 
 /// Changes that one [`StateMachine::history`] call looks at, wanted or not: bounds the time a
@@ -259,10 +260,16 @@ impl StateMachine {
         self.tables.member(member_id)
     }
 
+    /// The v2 tree.
+    #[must_use]
+    pub fn v2(&self) -> &Tree {
+        &self.v2
+    }
+
     /// Bytes of live and historic data, about, for quota and status.
     #[must_use]
     pub fn size_in_use_bytes(&self) -> u64 {
-        self.store.history.live_bytes
+        self.store.history.live_bytes + self.v2.bytes()
     }
 
     /// True where the quota leaves no room for `cost_bytes` more

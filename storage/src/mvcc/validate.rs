@@ -11,6 +11,7 @@ use super::{range::is_known_sort, txn};
 use crate::{
     Command,
     command::{DeleteRange, Put, Range, Txn, TxnOp},
+    v2,
 };
 
 pub use super::txn::TXN_DEPTH_MAX;
@@ -260,6 +261,10 @@ pub fn quota_cost_bytes(command: &Command) -> u64 {
         Command::Put(put) => put_cost(put),
         Command::Txn(txn) => txn_cost(txn),
         Command::LeaseGrant { .. } => LEASE_GRANT_BYTES,
+        Command::V2(change) => match &**change {
+            v2::Change::Write(write) => write.cost_bytes(),
+            v2::Change::Expire { .. } => 0,
+        },
         _ => 0,
     }
 }

@@ -72,8 +72,16 @@ impl Importer {
                     let first = keys::rev_of_key(key)?;
                     Block::decode(first, bytes::Bytes::copy_from_slice(value))?;
                 }
-                Some(&(keys::LEASE | keys::ALARM | keys::MEMBER | keys::USER | keys::ROLE)) => {}
-                _ if key == keys::COMPACT_ROW || key == keys::AUTH_ROW => {}
+                Some(
+                    &(keys::LEASE
+                    | keys::ALARM
+                    | keys::MEMBER
+                    | keys::USER
+                    | keys::ROLE
+                    | keys::V2_NODE
+                    | keys::V2_EVENT),
+                ) => {}
+                _ if [keys::COMPACT_ROW, keys::AUTH_ROW, keys::V2_ROW].contains(&key) => {}
                 _ => return Err(broken("a row belongs to no known table")),
             }
             self.rows += 1;
