@@ -11,6 +11,7 @@ mod error;
 mod lease;
 mod maintenance;
 mod members;
+pub mod v2;
 pub mod watch;
 
 use std::sync::Arc;

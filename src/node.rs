@@ -33,9 +33,10 @@ use crate::{
         grpc::{self, Rpc},
         h2,
         http::{Gateway, GatewayConfig},
+        v2::V2,
     },
     auth::{self, AuthService, KeyError},
-    client::{Client, Identity, LeaseService, Limits, watch::hub::Hub},
+    client::{Client, Identity, LeaseService, Limits, v2::V2Service, watch::hub::Hub},
     config::{Config, ConfigError, Url, Urls},
     frontend::{
         self, Distribution, Frontend, FrontendHandle, Handlers, Listen, ListenerTls, LocalTask,
@@ -143,6 +144,7 @@ pub enum EngineKind {
 pub struct Member {
     node: Node,
     client: Client,
+    v2: Arc<V2Service>,
     frontend: Option<FrontendHandle>,
     failed: watch::Receiver<Option<String>>,
 }
@@ -243,6 +245,8 @@ impl Member {
         let base = self.client.clone();
         let progress = config.watch_progress_notify_interval;
         let request_bytes = config.max_request_bytes as usize;
+        let v2 = config.enable_v2.then(|| Arc::clone(&self.v2));
+        let (cors, hosts) = (config.cors.clone(), config.host_whitelist.clone());
         let factory = Arc::new(move || {
             let client = client_of_this_thread(&base);
             let options = grpc::Options {
@@ -250,9 +254,14 @@ impl Member {
                 watch_fragment_bytes: request_bytes + GRPC_OVERHEAD_BYTES,
             };
             let health = Rc::new(health::Health::new(client.clone()));
+            let v2 = v2.clone().map(|service| V2::new(client.clone(), service, request_bytes));
             let services: Rc<Rpc> = Rc::new(Rpc::new(client, options));
-            let gateway = GatewayConfig { max_request_bytes: request_bytes };
-            let http = Rc::new(Gateway::new(services.clone(), health, gateway));
+            let gateway = GatewayConfig {
+                max_request_bytes: request_bytes,
+                cors: cors.clone(),
+                host_whitelist: hosts.clone(),
+            };
+            let http = Rc::new(Gateway::new(services.clone(), health, gateway).with_v2(v2));
             Handlers { services, http }
         });
         self.frontend = Some(frontend.with_home(home(&self.node)).run(factory)?);
@@ -344,6 +353,7 @@ impl Opened {
         let election = Duration::from_millis(config.election_timeout_ms);
         let leases =
             LeaseService::new(node.clone(), node.port(), election, config.lease_checkpoint);
+        let v2 = V2Service::new(node.clone(), node.port());
         let limits = Limits {
             quota_bytes: config.quota_bytes().map_or(0, |bytes| i64::try_from(bytes).unwrap_or(0)),
             max_request_bytes: config.max_request_bytes as usize,
@@ -364,6 +374,7 @@ impl Opened {
         corruption::answer_peers(&node);
         let checks = corruption::Checks::of(config);
         let of_tasks = client.clone();
+        let of_v2 = Arc::clone(&v2);
         let tasks = move || -> LocalBoxFuture<'static, ()> {
             Box::pin(async move {
                 tokio::task::spawn_local(of_tasks.port().drive());
@@ -372,6 +383,8 @@ impl Opened {
                 tokio::task::spawn_local(leases.run());
                 tokio::task::spawn_local(corruption::run(of_tasks.clone(), checks));
                 tokio::task::spawn_local(auth.run());
+                tokio::task::spawn_local(of_v2.port().drive());
+                tokio::task::spawn_local(of_v2.run());
                 if let Some(retention) = compaction {
                     tokio::task::spawn_local(housekeeping::compact(of_tasks, retention));
                 }
@@ -380,7 +393,7 @@ impl Opened {
         if node.spawn_on_consensus(tasks).is_err() {
             tracing::debug!("the member has stopped already");
         }
-        Ok(Member { node, client, frontend: None, failed })
+        Ok(Member { node, client, v2, frontend: None, failed })
     }
 }
 

@@ -41,7 +41,7 @@ play() { # NAME ARGUMENTS...: one run of the suite on two fresh servers
 }
 
 failed=()
-for file in ${CONFORMANCE_FILES:-cases_public.py}; do
+for file in ${CONFORMANCE_FILES:-cases_public.py cases_v2_public.py}; do
   play "$file" --cases "$suite/$file" --skip "$skip"
 done
 for seed in ${CONFORMANCE_SEEDS:-1 2}; do

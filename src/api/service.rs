@@ -70,6 +70,8 @@ pub struct CallContext {
     pub certificate_cn: Option<Rc<str>>,
     /// The call came through the JSON gateway.
     pub from_gateway: bool,
+    /// The connection is encrypted.
+    pub is_tls: bool,
 }
 
 /// Messages a client has not yet had read from one streaming call; then flow control stops it.

@@ -186,7 +186,7 @@ impl Client {
         Ok((self.header_now(), self.members()))
     }
 
-    pub(super) fn members(&self) -> Vec<MemberInfo> {
+    pub(crate) fn members(&self) -> Vec<MemberInfo> {
         let raft = self.node.status();
         let machine = self.node.state().read();
         raft.members

@@ -16,5 +16,6 @@ mod dropin;
 mod failover;
 mod joining;
 mod load;
+mod plain_http;
 mod recovery;
 mod tls;

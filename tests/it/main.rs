@@ -7,5 +7,6 @@ mod bad_input;
 mod checker;
 mod differential;
 mod examples;
+mod plain_http;
 mod tidy;
 mod tls;

@@ -11,6 +11,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+/// What JSON calls say about their body.
+const JSON: &[(&str, &str)] = &[("Content-Type", "application/json")];
+
 /// Longest answer head taken.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -74,26 +77,53 @@ impl Http {
 
     /// Any request; `body` is sent with its length.
     pub(crate) fn call(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
+        self.request(method, path, JSON, body)
+    }
+
+    /// A request with a form as its body, as `curl -d` sends it.
+    pub(crate) fn form(&mut self, method: &str, path: &str, form: &str) -> Result<Answer> {
+        let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+        self.request(method, path, &headers, form.as_bytes())
+    }
+
+    /// Any request with these headers.
+    pub(crate) fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer> {
         let reused = self.connection.is_some();
-        match self.call_once(method, path, body) {
+        match self.call_once(method, path, headers, body) {
             // The server may close an idle connection at any time. It then took nothing of this
             // request, so a second try on a new connection is safe.
             Err(error) if reused && error.downcast_ref::<Stale>().is_some() => {
-                self.call_once(method, path, body)
+                self.call_once(method, path, headers, body)
             }
             result => result,
         }
     }
 
-    fn call_once(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
+    fn call_once(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer> {
         let deadline = Instant::now() + self.limit;
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => Connection::open(self.port)?,
         };
-        connection.send(method, path, body)?;
+        connection.send(method, path, headers, body)?;
         let (status, headers) = connection.head(deadline)?;
-        let body = connection.body(&headers, method == "HEAD" || status == 204, deadline)?;
+        let body = connection.body(
+            &headers,
+            method == "HEAD" || [204, 304].contains(&status),
+            deadline,
+        )?;
         let answer = Answer { status, headers, body };
         if answer.header("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close")) {
             self.connection = Some(connection);
@@ -122,13 +152,22 @@ impl Connection {
         Ok(Self { stream, buffer: Vec::new() })
     }
 
-    fn send(&mut self, method: &str, path: &str, body: &[u8]) -> Result<()> {
-        let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
+    fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<()> {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nContent-Length: {}\r\n", body.len());
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            head.push_str("Host: 127.0.0.1\r\n");
+        }
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        let mut request = head.into_bytes();
         request.extend_from_slice(body);
         self.stream.set_write_timeout(Some(Duration::from_secs(10)))?;
         self.stream.write_all(&request).map_err(|_| Stale)?;
@@ -250,17 +289,50 @@ impl Lines {
     /// POSTs `body` and leaves the answer to [`Lines::next`].
     pub(crate) fn post(port: u16, path: &str, body: &[u8]) -> Result<Self> {
         let mut connection = Connection::open(port)?;
-        connection.send("POST", path, body)?;
-        Ok(Self { connection, status: None, chunked: false, text: Vec::new(), ended: false })
+        connection.send("POST", path, JSON, body)?;
+        Ok(Self::of(connection))
+    }
+
+    /// GETs and leaves the answer to [`Lines::next`] or [`Lines::next_line`].
+    pub(crate) fn get(port: u16, path: &str, headers: &[(&str, &str)]) -> Result<Self> {
+        let mut connection = Connection::open(port)?;
+        connection.send("GET", path, headers, b"")?;
+        Ok(Self::of(connection))
+    }
+
+    fn of(connection: Connection) -> Self {
+        Self { connection, status: None, chunked: false, text: Vec::new(), ended: false }
+    }
+
+    /// Waits for the head of the answer; its status.
+    pub(crate) fn opened(&mut self, deadline: Instant) -> Result<u16> {
+        if let Some(status) = self.status {
+            return Ok(status);
+        }
+        let (status, headers) = self.connection.head(deadline)?;
+        self.status = Some(status);
+        self.chunked = is_chunked(&headers);
+        Ok(status)
+    }
+
+    /// The next line of text; `None` at the end of the stream.
+    pub(crate) fn next_line(&mut self, deadline: Instant) -> Result<Option<String>> {
+        self.opened(deadline)?;
+        loop {
+            if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.text.drain(..=end).collect();
+                return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            self.read_more(deadline)?;
+        }
     }
 
     /// The next document; `None` at the end of the stream. Fails when none came until `deadline`.
     pub(crate) fn next(&mut self, deadline: Instant) -> Result<Option<Value>> {
-        if self.status.is_none() {
-            let (status, headers) = self.connection.head(deadline)?;
-            self.status = Some(status);
-            self.chunked = is_chunked(&headers);
-        }
+        self.opened(deadline)?;
         loop {
             if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.text.drain(..=end).collect();

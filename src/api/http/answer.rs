@@ -23,7 +23,7 @@ fn never(error: Infallible) -> io::Error {
 }
 
 /// An answer with the CORS headers and this body.
-pub(super) fn with_body(status: StatusCode, body: HttpBody) -> Response<HttpBody> {
+pub(in crate::api) fn with_body(status: StatusCode, body: HttpBody) -> Response<HttpBody> {
     let mut headers = HeaderMap::with_capacity(HEADERS_MAX);
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(
@@ -40,7 +40,8 @@ pub(super) fn with_body(status: StatusCode, body: HttpBody) -> Response<HttpBody
     response
 }
 
-fn full(status: StatusCode, body: impl Into<Bytes>) -> Response<HttpBody> {
+/// An answer with this body and no content type.
+pub(in crate::api) fn full(status: StatusCode, body: impl Into<Bytes>) -> Response<HttpBody> {
     with_body(status, Full::new(body.into()).map_err(never).boxed_unsync())
 }
 
@@ -54,57 +55,58 @@ fn with_header(
 }
 
 /// No body, no content type.
-pub(super) fn empty(status: StatusCode) -> Response<HttpBody> {
+pub(in crate::api) fn empty(status: StatusCode) -> Response<HttpBody> {
     full(status, Bytes::new())
 }
 
 /// A JSON document that no call made.
-pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<HttpBody> {
+pub(in crate::api) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<HttpBody> {
     with_header(full(status, body), header::CONTENT_TYPE, JSON)
 }
 
 /// The result of a unary call.
-pub(super) fn result(body: Vec<u8>) -> Response<HttpBody> {
+pub(in crate::api) fn result(body: Vec<u8>) -> Response<HttpBody> {
     with_metadata(json(StatusCode::OK, body))
 }
 
 /// Adds the header that tells the metadata of a successful call.
-pub(super) fn with_metadata(response: Response<HttpBody>) -> Response<HttpBody> {
+pub(in crate::api) fn with_metadata(response: Response<HttpBody>) -> Response<HttpBody> {
     with_header(response, METADATA_CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
 }
 
 /// The failure of a call.
-pub(super) fn failure(status: &Status) -> Response<HttpBody> {
+pub(in crate::api) fn failure(status: &Status) -> Response<HttpBody> {
     json(status.code.http_status(), status.json_body())
 }
 
 /// The body of a streaming call; its length is not known.
-pub(super) fn stream(status: StatusCode, body: HttpBody) -> Response<HttpBody> {
+pub(in crate::api) fn stream(status: StatusCode, body: HttpBody) -> Response<HttpBody> {
     with_header(with_body(status, body), header::CONTENT_TYPE, JSON)
 }
 
 /// A line of text as Go's `http.Error` sends it.
-pub(super) fn text(status: StatusCode, line: &str) -> Response<HttpBody> {
+pub(in crate::api) fn text(status: StatusCode, line: &str) -> Response<HttpBody> {
     no_sniff(plain(status, format!("{line}\n")))
 }
 
 /// Plain text.
-pub(super) fn plain(status: StatusCode, body: String) -> Response<HttpBody> {
+pub(in crate::api) fn plain(status: StatusCode, body: String) -> Response<HttpBody> {
     with_header(full(status, body), header::CONTENT_TYPE, PLAIN)
 }
 
-pub(super) fn no_sniff(response: Response<HttpBody>) -> Response<HttpBody> {
+/// Tells browsers to believe the content type.
+pub(in crate::api) fn no_sniff(response: Response<HttpBody>) -> Response<HttpBody> {
     with_header(response, header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
 }
 
 /// The refusal of all methods but GET.
-pub(super) fn only_get() -> Response<HttpBody> {
+pub(in crate::api) fn only_get() -> Response<HttpBody> {
     let response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
     with_header(response, header::ALLOW, HeaderValue::from_static("GET"))
 }
 
 /// A redirect to the tidy form of a path.
-pub(super) fn moved(method: &Method, location: &str) -> Response<HttpBody> {
+pub(in crate::api) fn moved(method: &Method, location: &str) -> Response<HttpBody> {
     let Ok(target) = HeaderValue::from_str(location) else {
         return text(StatusCode::NOT_FOUND, "404 page not found");
     };
@@ -121,6 +123,6 @@ pub(super) fn moved(method: &Method, location: &str) -> Response<HttpBody> {
 }
 
 /// The failure of a request that is no call yet.
-pub(super) fn invalid(message: impl Into<String>) -> Status {
+pub(in crate::api) fn invalid(message: impl Into<String>) -> Status {
     Status::new(Code::InvalidArgument, message)
 }

@@ -9,7 +9,7 @@ use crate::api::service::HttpBody;
 
 /// Why a body could not be read.
 #[derive(Debug)]
-pub(super) enum BodyError {
+pub(in crate::api) enum BodyError {
     /// It has more bytes than allowed; this many were announced or arrived.
     TooLarge(usize),
     /// The connection failed.
@@ -17,7 +17,9 @@ pub(super) enum BodyError {
 }
 
 /// Reads the next piece of a body; `None` at its end. Trailers are skipped.
-pub(super) async fn next_piece(body: &mut HttpBody) -> Result<Option<Bytes>, std::io::Error> {
+pub(in crate::api) async fn next_piece(
+    body: &mut HttpBody,
+) -> Result<Option<Bytes>, std::io::Error> {
     while !body.is_end_stream() {
         match body.frame().await {
             None => break,
@@ -32,7 +34,7 @@ pub(super) async fn next_piece(body: &mut HttpBody) -> Result<Option<Bytes>, std
 }
 
 /// Reads a whole body of at most `limit` bytes; one that arrives in one piece is not copied.
-pub(super) async fn collect(body: &mut HttpBody, limit: usize) -> Result<Bytes, BodyError> {
+pub(in crate::api) async fn collect(body: &mut HttpBody, limit: usize) -> Result<Bytes, BodyError> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit {
         return Err(BodyError::TooLarge(announced));
@@ -58,7 +60,7 @@ pub(super) async fn collect(body: &mut HttpBody, limit: usize) -> Result<Bytes, 
 }
 
 /// Reads and forgets what is left of a body, so that a client still sending gets its answer.
-pub(super) async fn discard(body: &mut HttpBody) {
+pub(in crate::api) async fn discard(body: &mut HttpBody) {
     let mut dropped = 0;
     while let Ok(Some(piece)) = next_piece(body).await {
         dropped += piece.len();

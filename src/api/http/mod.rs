@@ -1,7 +1,8 @@
 //! Plain HTTP on the client port: the JSON gateway and the endpoints around it.
 //!
 //! Invariants:
-//! - every answer carries the CORS headers, `OPTIONS` is always 200;
+//! - every answer carries the CORS headers that `--cors` allows, `OPTIONS` is always 200;
+//! - cleartext requests for hosts outside `--host-whitelist` are refused with 421;
 //! - the gateway adds no meaning: it translates bodies, calls [`Services`] by gRPC path and
 //!   translates back;
 //! - a call ends when its client goes away.
@@ -9,11 +10,14 @@
 //! Absent on purpose: websockets, and everything that needs the cluster (see [`HealthSource`]).
 //! Source: recorded answers of etcd 3.5.1; `etcdhttp` of later releases for the probes.
 
-mod answer;
-mod body;
+mod access;
+pub(in crate::api) mod answer;
+pub(in crate::api) mod body;
 mod context;
+pub(in crate::api) mod form;
 mod gateway;
 mod health;
+mod kv;
 mod path;
 mod routes;
 mod stream;
@@ -24,11 +28,14 @@ mod version;
 use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, header};
 
 pub use self::health::HealthSource;
 use self::{path::Target, routes::Routes};
-use super::service::{CallContext, HttpBody, HttpHandler, Services};
+use super::{
+    service::{CallContext, HttpBody, HttpHandler, Services},
+    v2::{self, V2},
+};
 
 /// Room that gRPC leaves above the request limit for everything but the payload, in bytes.
 /// Source: etcd's `grpcOverheadBytes`.
@@ -48,11 +55,15 @@ pub struct GatewayConfig {
     /// `--max-request-bytes`: payload of one request, in bytes; the services enforce it, the
     /// gateway refuses what gRPC itself would refuse.
     pub max_request_bytes: usize,
+    /// `--cors`: origins whose pages may read answers; `*` or none at all: any.
+    pub cors: Vec<String>,
+    /// `--host-whitelist`: hosts a cleartext request may be for; `*` or none at all: any.
+    pub host_whitelist: Vec<String>,
 }
 
 impl Default for GatewayConfig {
     fn default() -> Self {
-        Self { max_request_bytes: 1536 * 1024 }
+        Self { max_request_bytes: 1536 * 1024, cors: Vec::new(), host_whitelist: Vec::new() }
     }
 }
 
@@ -75,7 +86,8 @@ pub struct Gateway {
     services: Rc<dyn Services>,
     health: Rc<dyn HealthSource>,
     routes: &'static Routes,
-    config: GatewayConfig,
+    config: Rc<GatewayConfig>,
+    v2: Option<Rc<V2>>,
 }
 
 impl Gateway {
@@ -85,7 +97,28 @@ impl Gateway {
         health: Rc<dyn HealthSource>,
         config: GatewayConfig,
     ) -> Self {
-        Self { services, health, routes: Routes::etcd(), config }
+        Self { services, health, routes: Routes::etcd(), config: Rc::new(config), v2: None }
+    }
+
+    /// The same with the v2 API; without it its paths are unknown.
+    #[must_use]
+    pub fn with_v2(self, v2: Option<V2>) -> Self {
+        Self { v2: v2.map(Rc::new), ..self }
+    }
+
+    /// Answers a request from where it is allowed to come.
+    async fn admit(self, request: Request<HttpBody>, context: CallContext) -> Response<HttpBody> {
+        if !context.is_tls
+            && let Some(refused) =
+                access::refuse_host(request.headers(), &self.config.host_whitelist)
+        {
+            return refused;
+        }
+        let config = Rc::clone(&self.config);
+        let origin = request.headers().get(header::ORIGIN).cloned();
+        let mut response = self.answer(request, context).await;
+        access::limit_origin(&mut response, origin.as_ref(), &config.cors);
+        response
     }
 
     async fn answer(self, request: Request<HttpBody>, context: CallContext) -> Response<HttpBody> {
@@ -96,10 +129,26 @@ impl Gateway {
         if let Some(route) = self.routes.find(path) {
             return self.call(route, request, context).await;
         }
+        if path.starts_with("/kv/") {
+            return self.kv(request, context).await;
+        }
+        if let Some(v2) = &self.v2 {
+            if let Some(path) = v2::path_of(request.uri()) {
+                return v2.answer(&path, request, self.health.auth_enabled()).await;
+            }
+            if path.starts_with("/v2/") {
+                // A broken escape.
+                return answer::plain(StatusCode::BAD_REQUEST, "400 Bad Request".to_owned());
+            }
+        }
         let target = path::resolve(path);
         let path = match &target {
             Target::Path(path) => path.as_ref(),
-            Target::Moved(location) => return answer::moved(request.method(), location),
+            Target::Moved(location) => {
+                let query = request.uri().query().map(|query| format!("?{query}"));
+                let location = format!("{location}{}", query.unwrap_or_default());
+                return answer::moved(request.method(), &location);
+            }
         };
         if let Some(route) = self.routes.find(path) {
             return self.call(route, request, context).await;
@@ -124,6 +173,6 @@ impl HttpHandler for Gateway {
         context: CallContext,
     ) -> LocalBoxFuture<'static, Response<HttpBody>> {
         let gateway = self.clone();
-        Box::pin(gateway.answer(request, context))
+        Box::pin(gateway.admit(request, context))
     }
 }
