@@ -59,9 +59,8 @@ fn agree(ports: &[u16]) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn v2_keys_are_one_tree_on_three_members() -> Result<()> {
     // Few entries kept: the member that was away needs a snapshot.
-    let options = Options::candidate(3)?
-        .flag("--snapshot-count=100")
-        .flag("--experimental-snapshot-catchup-entries=10");
+    let options =
+        Options::candidate(3)?.flag("--snapshot-count=100").flag("--snapshot-catchup-entries=10");
     let mut cluster = Cluster::start(options).await?;
     let leader = cluster.leader().await?;
     let ports: Vec<u16> = cluster.members.iter().map(|member| member.client_port()).collect();
@@ -81,7 +80,10 @@ async fn v2_keys_are_one_tree_on_three_members() -> Result<()> {
         Ok(())
     })
     .await??;
+    let before = cluster.members[away].log().len();
     cluster.restart_missing().await?;
     tokio::task::spawn_blocking(move || agree(&ports)).await??;
+    let log = cluster.members[away].log()[before..].to_lowercase();
+    ensure!(log.contains("applied snapshot"), "it caught up without one: this proves nothing");
     cluster.close()
 }

@@ -76,7 +76,8 @@ pub(super) fn parse(method: &Method, key: &[u8], form: &Form) -> Result<Ask, Err
         Method::POST => Op::Create { dir, value, unique: true },
         Method::DELETE if has_condition => Op::CompareAndDelete { condition },
         Method::DELETE => Op::Delete { dir, recursive },
-        _ if wait => return Ok(Ask::Wait { key, recursive, stream, index: wait_index }),
+        // A quorum read is one, whatever else it asks for.
+        _ if wait && !quorum => return Ok(Ask::Wait { key, recursive, stream, index: wait_index }),
         _ => return Ok(Ask::Get { key, recursive, quorum: quorum && method == Method::GET }),
     };
     Ok(Ask::Write { write: V2Write { key, op, ttl_s, refresh }, bare })

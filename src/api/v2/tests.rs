@@ -79,6 +79,7 @@ fn requests_are_read_as_by_etcd() {
         (&Method::GET, "recursive=true&sorted=true&quorum=true", "get true true"),
         (&Method::HEAD, "quorum=true", "get false false"),
         (&Method::GET, "wait=true&stream=true&waitIndex=9", "wait false true 9"),
+        (&Method::GET, "wait=true&quorum=true", "get false true"),
         (&Method::GET, "wait=yes", "209 invalid value for \"wait\""),
         (&Method::GET, "waitIndex=18446744073709551616", "203 invalid value for \"waitIndex\""),
         (&Method::GET, "sorted=TRue", "209 invalid value for \"sorted\""),

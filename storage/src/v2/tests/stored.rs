@@ -6,11 +6,12 @@ use proptest::prelude::*;
 
 use super::{model::any_change, *};
 use crate::{
+    Rejected,
     apply::{
         StateMachine,
         tests::{options, put},
     },
-    command::Command,
+    command::{AlarmAction, AlarmKind, Command},
     engine::{Engine, MemoryEngine, SledEngine, SledOptions},
     snapshot::Importer,
 };
@@ -74,6 +75,26 @@ fn a_tree_in_memory_is_the_same_after_reopening() {
 fn a_tree_on_sled_is_the_same_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     life(Arc::new(SledEngine::open(dir.path(), &SledOptions::default()).unwrap()));
+}
+
+#[test]
+fn what_adds_data_is_refused_while_space_is_short() {
+    let mut machine = open(&(Arc::new(MemoryEngine::default()) as Arc<dyn Engine>));
+    let change = |write| Command::V2(Box::new(Change::Write(write)));
+    let before = machine.size_in_use_bytes();
+    machine.one(change(set("/k", "value"))).outcome.unwrap();
+    assert!(machine.size_in_use_bytes() > before, "the tree counts towards the quota");
+    let (action, alarm) = (AlarmAction::Activate, AlarmKind::NoSpace);
+    machine.one(Command::Alarm { action, member_id: 1, alarm }).outcome.unwrap();
+    for write in
+        [set("/a", "1"), create("/q", true), update("/k", "2"), swap("/k", "2", "value", 0)]
+    {
+        assert_eq!(machine.one(change(write)).outcome, Err(Rejected::NoSpace));
+    }
+    machine.one(change(delete("/k", false, false))).outcome.unwrap();
+    let expire = Command::V2(Box::new(Change::Expire { cutoff_ns: NOW }));
+    machine.one(expire).outcome.unwrap();
+    assert_eq!(machine.size_in_use_bytes(), before);
 }
 
 #[test]
