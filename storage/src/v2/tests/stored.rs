@@ -138,7 +138,7 @@ proptest! {
                     let before = seen(&machine);
                     memory.crash();
                     machine = open(&engine);
-                    let applied = machine.mark().map_or(0, |mark| mark.index as usize);
+                    let applied = machine.mark().map_or(0, |mark| usize::try_from(mark.index).unwrap());
                     for change in &log[applied..] {
                         apply(&mut machine, change);
                     }
