@@ -50,6 +50,8 @@ pub struct ConnectionInfo {
     pub remote: Option<SocketAddr>,
     /// Common name of the verified client certificate.
     pub certificate_cn: Option<Rc<str>>,
+    /// It is encrypted.
+    pub is_tls: bool,
 }
 
 /// What all connections of a thread share.
@@ -219,6 +221,7 @@ where
         let context = CallContext {
             remote: info.remote,
             certificate_cn: info.certificate_cn.clone(),
+            is_tls: info.is_tls,
             ..CallContext::default()
         };
         let request = request.map(|body| body.map_err(io::Error::other).boxed_unsync());

@@ -285,7 +285,7 @@ impl Tasks {
         let environment = Rc::clone(self.environments.of(entrance.serves));
         let Some(tls) = entrance.tls.clone() else {
             tokio::task::spawn_local(async move {
-                let info = ConnectionInfo { remote: Some(remote), certificate_cn: None };
+                let info = ConnectionInfo { remote: Some(remote), ..ConnectionInfo::default() };
                 connection::serve(socket, info, environment).await;
                 drop((open, counted));
             });
@@ -323,7 +323,7 @@ async fn handshake(
         Ok(Handshake { stream, client }) => {
             let user = client.filter(|facts| tls.common_name_is_user && facts.for_clients);
             let certificate_cn = user.and_then(|facts| facts.common_name).map(Rc::from);
-            Some((stream, ConnectionInfo { remote: Some(remote), certificate_cn }))
+            Some((stream, ConnectionInfo { remote: Some(remote), certificate_cn, is_tls: true }))
         }
         Err(error) => {
             // Said by the acceptor, with a limit on the lines.

@@ -187,7 +187,7 @@ impl Calls {
             remote: self.info.remote,
             certificate_cn: self.info.certificate_cn.clone(),
             from_gateway: false,
-            is_tls: false, // only plain HTTP asks
+            is_tls: self.info.is_tls,
         }
     }
 

@@ -64,6 +64,7 @@ impl PlainCall {
         let context = CallContext {
             remote: info.remote,
             certificate_cn: info.certificate_cn.clone(),
+            is_tls: info.is_tls,
             ..CallContext::default()
         };
         let answer = Answer::Awaited(environment.http.handle(request(head, body), context));

@@ -42,7 +42,7 @@ impl Server {
         });
         tokio::task::spawn_local(async move {
             while let Ok((socket, remote)) = listener.accept().await {
-                let info = ConnectionInfo { remote: Some(remote), certificate_cn: None };
+                let info = ConnectionInfo { remote: Some(remote), ..ConnectionInfo::default() };
                 let environment = Rc::clone(&environment);
                 let served = Rc::clone(&environment);
                 tokio::task::spawn_local(connection::serve(socket, info, served));
