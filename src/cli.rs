@@ -1,7 +1,7 @@
-//! The command line: `serve`, `dev`, `ctl`, `bench` and `certs`.
+//! The command line: `serve`, `dev`, `ctl`, `bench`, `certs` and `snapshot`.
 //!
-//! Called as `etcd` the program is `tripod serve`, called as `etcdctl` it is `tripod ctl`, so a
-//! link of that name stands in for either.
+//! Called as `etcd` the program is `tripod serve`, called as `etcdctl` or `etcdutl` it is
+//! `tripod ctl`, so a link of that name stands in for each.
 //!
 //! Exit codes: 0 done, or stopped by a signal; 1 the work failed; 2 the command line,
 //! environment or configuration file cannot be used; 128 plus the signal's number when a second
@@ -54,6 +54,13 @@ enum Command {
     /// Make and show certificates of a cluster
     #[command(subcommand)]
     Certs(certs::CertsCommand),
+    /// Save, inspect and restore snapshots in etcd's format (see 'tripod snapshot --help')
+    #[command(disable_help_flag = true)]
+    Snapshot {
+        /// 'save', 'status' or 'restore' and their flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Talk to a server with etcdctl's commands (see 'tripod ctl --help')
     #[command(disable_help_flag = true)]
     Ctl {
@@ -69,9 +76,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let called_as = args.first().and_then(|path| Path::new(path).file_name()?.to_str());
     // Before anything else: its keys and values are any bytes.
     match (called_as, args.get(1).and_then(|arg| arg.to_str())) {
+        (Some("etcdutl"), _) => return ctl::run("etcdutl", &args[1..]),
         (Some("etcdctl"), _) => return ctl::run("etcdctl", &args[1..]),
         (Some("etcd"), _) => {}
         (_, Some("ctl")) => return ctl::run("tripod ctl", &args[2..]),
+        (_, Some("snapshot")) => return ctl::run("tripod", &args[1..]),
         _ => {}
     }
     let mut texts = Vec::new();
@@ -108,6 +117,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
         },
         Some(Command::Certs(command)) => certs::run(&command),
+        // Done above.
+        Some(Command::Snapshot { .. }) => ExitCode::from(EXIT_USAGE),
         Some(Command::Ctl { args }) => ctl::run("tripod ctl", &args),
         Some(Command::Serve { args }) => serve::run("tripod serve", &args),
     }

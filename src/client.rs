@@ -11,6 +11,7 @@ mod error;
 mod lease;
 mod maintenance;
 mod members;
+mod snapshot;
 pub mod v2;
 pub mod watch;
 
@@ -38,6 +39,7 @@ pub use error::{DowngradeRefused, Error, MemberRefused};
 pub use lease::{LeaseRemaining, LeaseService};
 pub(crate) use maintenance::hash_of;
 pub use maintenance::{KvHash, MemberInfo, Status};
+pub use snapshot::{CLUSTER_VERSION, SNAPSHOTS_MAX, Snapshot};
 
 /// Bytes that etcd's log entry adds to a request, counted towards `max_request_bytes`.
 const ENTRY_OVERHEAD_BYTES: usize = 20;
@@ -102,6 +104,7 @@ pub struct Client {
     engine: Arc<dyn Engine>,
     auth: Arc<AuthService>,
     caller: Caller,
+    snapshots: snapshot::Slots,
 }
 
 impl Client {
@@ -118,8 +121,8 @@ impl Client {
         engine: Arc<dyn Engine>,
         auth: Arc<AuthService>,
     ) -> Self {
-        let caller = Caller::System;
-        Self { node, port, identity, limits, hub, leases, engine, auth, caller }
+        let (caller, snapshots) = (Caller::System, snapshot::Slots::default());
+        Self { node, port, identity, limits, hub, leases, engine, auth, caller, snapshots }
     }
 
     /// A client with a port and a watch hub of its own, for another thread; the caller drives

@@ -36,6 +36,16 @@ pub fn cluster_id(member_ids: &[u64]) -> u64 {
     first_eight_bytes(hash)
 }
 
+/// Id of a cluster restored from a file: as [`cluster_id`], and over what `founding` says of the
+/// file and how it was restored.
+#[must_use]
+pub fn restored_cluster_id(member_ids: &[u64], founding: &[u8]) -> u64 {
+    let mut hash = Sha1::new();
+    hash.update(cluster_id(member_ids).to_be_bytes());
+    hash.update(founding);
+    first_eight_bytes(hash)
+}
+
 fn member_id<S: AsRef<str>>(peer_urls: &[S], suffix: &str) -> u64 {
     let mut sorted: Vec<&str> = peer_urls.iter().map(AsRef::as_ref).collect();
     sorted.sort_unstable();

@@ -9,6 +9,7 @@ mod health;
 mod housekeeping;
 mod identity;
 mod join;
+pub mod restore;
 mod security;
 
 use std::{
@@ -25,7 +26,7 @@ use tokio::sync::watch;
 use tripod_raft::{Bootstrap, Config as RaftConfig, FatalHook, Node, Peer};
 use tripod_storage::{
     command::Command,
-    engine::{Engine, MemoryEngine, SledEngine, SledOptions},
+    engine::{Engine, MemoryEngine, RewritableEngine, SledOptions},
 };
 
 use crate::{
@@ -316,7 +317,7 @@ impl Opened {
             EngineKind::Memory => Arc::new(MemoryEngine::new()),
             EngineKind::Disk => {
                 let options = SledOptions::default();
-                Arc::new(SledEngine::open(&member_dir.join(ENGINE_DIR), &options)?)
+                Arc::new(RewritableEngine::open(&member_dir.join(ENGINE_DIR), &options)?)
             }
         };
         let raft = raft_config(config, &identity, member_dir);

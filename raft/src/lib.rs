@@ -53,6 +53,7 @@ pub use info::{ClusterInfo, ClusterMember};
 pub use node::{Bootstrap, Node, WeakNode};
 pub use port::{Answer, Port};
 pub use server::CallHandler;
+pub use state_machine::founding_mark;
 pub use status::{MemberStatus, Metrics, Status};
 pub use transport::{PeerIdentity, PeerProof, PeerStream, PeerTransport};
 pub use types::{NodeId, Peer};

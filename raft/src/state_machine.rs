@@ -9,7 +9,7 @@
 //!   when it is sent.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -37,7 +37,8 @@ use crate::{
     row::{self, ROW_HEADER_BYTES},
     snapshot::{Outgoing, Received, SnapshotDir},
     types::{
-        Entry, LogId, MalformedBatch, NodeId, Payload, SnapshotMeta, StoredMembership, TypeConfig,
+        Entry, LogId, MalformedBatch, Membership, NodeId, Payload, Peer, SnapshotMeta,
+        StoredMembership, TypeConfig, log_id,
     },
 };
 
@@ -105,6 +106,21 @@ impl AppliedState {
     fn meta(&self) -> SnapshotMeta {
         SnapshotMeta { last_log_id: self.log_id, last_membership: self.membership.clone() }
     }
+}
+
+/// The mark of a state that a new cluster of `members`, all of them voters, begins with. It says
+/// what the first entry of a new cluster's log would.
+///
+/// # Errors
+/// There is no member.
+pub fn founding_mark(members: BTreeMap<NodeId, Peer>) -> io::Result<Mark> {
+    let voters: BTreeSet<NodeId> = members.keys().copied().collect();
+    let membership = Membership::new(vec![voters], members).map_err(io::Error::other)?;
+    // Where openraft puts the membership of a cluster that is initialized.
+    let founding = log_id(0, 0);
+    let mut applied = AppliedState::default();
+    applied.set_membership(StoredMembership::new(Some(founding), membership));
+    Ok(applied.mark(founding))
 }
 
 /// What openraft passes around as a snapshot.

@@ -123,6 +123,7 @@ impl From<client::Error> for Status {
                 }
             },
             Error::Token(_) => Code::Unknown,
+            Error::Snapshot | Error::Defragment => Code::Internal,
             Error::Member(refused) => match refused {
                 MemberRefused::BadUrls => Code::InvalidArgument,
                 MemberRefused::NotFound => Code::NotFound,

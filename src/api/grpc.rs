@@ -116,6 +116,7 @@ fn kind(path: &str) -> Option<MethodKind> {
         | "/v3electionpb.Election/Resign" => Some(MethodKind::Unary),
         "/etcdserverpb.Watch/Watch"
         | "/etcdserverpb.Lease/LeaseKeepAlive"
+        | "/etcdserverpb.Maintenance/Snapshot"
         | "/v3electionpb.Election/Observe" => Some(MethodKind::Streaming),
         _ => None,
     }
@@ -212,6 +213,9 @@ impl Services for Rpc {
             }
             "/v3electionpb.Election/Observe" => {
                 Box::pin(election::observe(rpc, requests, responses, context))
+            }
+            "/etcdserverpb.Maintenance/Snapshot" => {
+                Box::pin(maintenance::snapshot(rpc, requests, responses))
             }
             _ => Box::pin(std::future::ready(Err(unknown_method()))),
         }

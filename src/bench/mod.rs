@@ -17,7 +17,7 @@ pub mod load;
 pub mod output;
 pub mod plan;
 mod process;
-mod progress;
+pub(crate) mod progress;
 mod render;
 mod rpc;
 mod stats;

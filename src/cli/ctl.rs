@@ -18,6 +18,7 @@ mod lease;
 mod member;
 mod password;
 mod print;
+mod snapshot;
 mod txn;
 mod watch;
 
@@ -26,7 +27,7 @@ use std::{ffi::OsString, io::Write as _, process::ExitCode};
 use clap::{CommandFactory as _, FromArgMatches as _, ValueEnum as _};
 
 use self::{
-    args::{Command, Ctl, Format},
+    args::{Command, Ctl, Format, SnapshotCommand},
     client::Client,
     exit::{BAD_FEATURE, Exit, FAILED},
     print::{Answer, Style},
@@ -93,6 +94,11 @@ async fn dispatch(ctl: Ctl, secure: bool, separator_last: bool) -> Result<(), Ex
     let format = Format::from_str(&global.write_out, false)
         .map_err(|_| Exit::new(BAD_FEATURE, "unsupported output format"))?;
     let style = Style { format, hex: global.hex, value_only: false };
+    if let Command::Snapshot(command) = &command
+        && let Some(done) = snapshot::run_offline(style, command)
+    {
+        return done;
+    }
     let session = Session { client: Client::new(&global, secure)?, style };
     match command {
         Command::Put(args) => kv::put(&session, args).await,
@@ -109,6 +115,11 @@ async fn dispatch(ctl: Ctl, secure: bool, separator_last: bool) -> Result<(), Ex
         Command::Compaction(args) => kv::compact(&session, args).await,
         Command::Alarm(command) => endpoint::alarms(&session, command).await,
         Command::Defrag(args) => endpoint::defrag(&session, &global, args).await,
+        Command::Snapshot(SnapshotCommand::Save(args)) => {
+            snapshot::save(&session.client, &global, &args.args).await
+        }
+        // Done above.
+        Command::Snapshot(_) => Ok(()),
         Command::MoveLeader(args) => member::move_leader(&session, &global, &args).await,
         Command::Lock(args) => concurrency::lock(&session, args).await,
         Command::Elect(args) => concurrency::elect(&session, args).await,

@@ -60,6 +60,12 @@ pub enum Error {
     /// A downgrade request was refused.
     #[error(transparent)]
     Downgrade(#[from] DowngradeRefused),
+    /// This member could not write a snapshot; its log says why.
+    #[error("etcdserver: snapshot failed; see the member's log, or ask another member")]
+    Snapshot,
+    /// This member could not rewrite its storage; its log says why.
+    #[error("etcdserver: defragmentation failed; see the member's log")]
+    Defragment,
     /// A membership change was refused.
     #[error(transparent)]
     Member(#[from] MemberRefused),

@@ -135,14 +135,33 @@ impl Client {
         Ok((header, keys.hash ^ users))
     }
 
-    /// Hands what is pending to the engine and waits for it. etcd's Defragment rewrites its
-    /// file here; this engine gives space back in the background.
+    /// Gives the space of deleted and compacted data back to the file system: waits until the
+    /// engine has dropped it, then rewrites the engine's files. Reads and writes go on.
     ///
     /// # Errors
-    /// [`Error::Stopped`] when the member stops meanwhile.
+    /// [`Error::Stopped`] when the member stops meanwhile, [`Error::Defragment`] where the disk
+    /// has no room for the copy or refuses it; nothing is lost then.
     pub async fn defragment(&self) -> Result<(), Error> {
         self.permit(&Ask::Admin)?;
-        if self.node.flush().await { Ok(()) } else { Err(Error::Stopped) }
+        self.node.compaction_done().await;
+        let mut left = usize::MAX;
+        loop {
+            if !self.node.flush().await {
+                return Err(Error::Stopped);
+            }
+            let now = self.node.state().read().maintenance_left();
+            // A snapshot under way holds some of it back.
+            if now == 0 || now >= left {
+                break;
+            }
+            left = now;
+        }
+        let engine = self.engine.clone();
+        let rewritten = tokio::task::spawn_blocking(move || engine.give_back_space()).await;
+        rewritten.map_err(|_| Error::Stopped)?.map_err(|error| {
+            tracing::warn!(%error, "the engine was not rewritten");
+            Error::Defragment
+        })
     }
 
     /// Alarms raised, of one kind or all. Local.

@@ -106,6 +106,17 @@ fn check_moved(
     Ok(())
 }
 
+/// Writes down the identity of a member of a restored cluster.
+pub(super) fn write_restored(
+    config: &Config,
+    member_dir: &Path,
+    cluster_id: u64,
+) -> std::io::Result<()> {
+    let (_, member_id) = founded(config);
+    let wal_dir = config.separate_wal_dir().map(Path::to_owned);
+    write(&member_dir.join(FILE), &Stored { cluster_id, member_id, joined: false, wal_dir })
+}
+
 /// Cluster and member id of an initial member.
 pub(super) fn founded(config: &Config) -> (u64, u64) {
     let ids: Vec<u64> =

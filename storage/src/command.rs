@@ -225,6 +225,27 @@ pub enum AlarmKind {
     Corrupt,
 }
 
+impl AlarmKind {
+    /// Its number on the wire and on disk.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::NoSpace => 1,
+            Self::Corrupt => 2,
+        }
+    }
+
+    /// The alarm of a number; `None` for one that is not known.
+    #[must_use]
+    pub fn of_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::NoSpace),
+            2 => Some(Self::Corrupt),
+            _ => None,
+        }
+    }
+}
+
 /// The answer of one applied command; `revision` is the store's revision after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {

@@ -2,7 +2,8 @@
 //!
 //! | engine | for |
 //! |---|---|
-//! | [`SledEngine`] | a member's data directory |
+//! | [`RewritableEngine`] | a member's data directory |
+//! | [`SledEngine`] | one store below it |
 //! | [`MemoryEngine`] | tests and simulation; can lose its unsynced tail on demand |
 //!
 //! Invariants, which one shared test set holds both engines to:
@@ -12,6 +13,7 @@
 //! - a scan started during a write may see some pairs from before and some from after it.
 
 mod memory;
+mod rewritable;
 mod sled;
 
 use std::ops::Bound;
@@ -20,6 +22,7 @@ use bytes::Bytes;
 
 pub use self::{
     memory::MemoryEngine,
+    rewritable::RewritableEngine,
     sled::{SledEngine, SledOptions},
 };
 use crate::Error;
@@ -83,6 +86,15 @@ pub trait Engine: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Error::Engine`].
     fn clear(&self) -> Result<(), Error>;
+
+    /// Gives the space of what was removed back to the file system, where the engine keeps it
+    /// for itself. Reads and writes go on meanwhile. Blocks: reads and writes everything.
+    ///
+    /// # Errors
+    /// Nothing was changed: the engine serves as before, so the node need not stop.
+    fn give_back_space(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// True where no key can lie between the bounds; ordered maps panic or err on some of these.

@@ -14,17 +14,21 @@
 //! | [`disk`] | files below the log: a real directory, or one that fails on demand |
 //! | [`engine`] | atomic batches on disk (sled) or in memory |
 //! | [`snapshot`] | the whole state out and in, in checked chunks |
+//! | [`bbolt`] | etcd's file format: pages in, pages out |
+//! | [`etcd`] | the state as an etcd backend in such a file, and back |
 //! | [`codec`], `keys` | the only places that know byte layouts |
 //!
-//! Pure but for [`log`] and [`engine`]: no tokio, no openraft, no clock, no randomness.
+//! Pure but for [`log`], [`engine`] and [`bbolt`]: no tokio, no openraft, no clock, no randomness.
 
 pub mod apply;
 pub mod auth;
+pub mod bbolt;
 pub mod codec;
 pub mod command;
 pub mod disk;
 pub mod engine;
 pub mod error;
+pub mod etcd;
 mod history;
 mod keys;
 pub mod lease;

@@ -14,6 +14,7 @@ mod import;
 
 use bytes::Bytes;
 
+pub(crate) use self::import::{complete, mark_incomplete};
 pub use self::{export::Export, import::Importer};
 use crate::{Error, Revision, apply::Mark, keys::corrupt};
 

@@ -1,16 +1,23 @@
-//! `etcdserverpb.Maintenance`: status, hashes, alarms, leader transfer.
+//! `etcdserverpb.Maintenance`: status, hashes, alarms, leader transfer, snapshots.
 
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
 use tripod_storage::{
     auth::Ask,
     command::{AlarmAction, AlarmKind},
 };
 
-use super::{header, pb};
+use super::{Shared, decode, encode, header, pb};
 use crate::{
     api::service::{Code, Status},
-    client::Client,
+    client::{CLUSTER_VERSION, Client},
     version,
 };
+
+/// Bytes of the file in one message, as etcd.
+const BLOB_BYTES: usize = 32 << 10;
 
 pub(super) async fn status(
     client: &Client,
@@ -65,8 +72,46 @@ pub(super) async fn hash_kv(
     })
 }
 
-/// Answers `{}` without a header, as etcd. The engine gives space back by itself in the
-/// background; this waits until what is pending has been handed to it.
+/// Sends the state as a file: blobs, then their SHA-256. Without headers, as etcd.
+pub(super) async fn snapshot(
+    rpc: Rc<Shared>,
+    mut requests: mpsc::Receiver<Bytes>,
+    responses: mpsc::Sender<Bytes>,
+) -> Result<(), Status> {
+    let Some(request) = requests.recv().await else { return Ok(()) };
+    let _: pb::SnapshotRequest = decode(request)?;
+    let mut snapshot = tokio::select! {
+        snapshot = rpc.client.snapshot() => snapshot?,
+        () = responses.closed() => return Ok(()),
+    };
+    let mut left = snapshot.size_bytes();
+    loop {
+        let (rest, bytes) = snapshot.next().await?;
+        snapshot = rest;
+        let bytes = Bytes::from(bytes);
+        if bytes.is_empty() {
+            break;
+        }
+        for at in (0..bytes.len()).step_by(BLOB_BYTES) {
+            let blob = bytes.slice(at..(at + BLOB_BYTES).min(bytes.len()));
+            left -= blob.len() as u64;
+            if responses.send(encode(&message(left, blob))).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    let checksum = Bytes::copy_from_slice(&snapshot.checksum());
+    // A client that has gone needs no checksum.
+    let _ = responses.send(encode(&message(0, checksum))).await;
+    Ok(())
+}
+
+fn message(remaining_bytes: u64, blob: Bytes) -> pb::SnapshotResponse {
+    let version = CLUSTER_VERSION.to_owned();
+    pb::SnapshotResponse { header: None, remaining_bytes, blob, version }
+}
+
+/// Answers `{}` without a header, as etcd.
 pub(super) async fn defragment(
     client: &Client,
     _request: pb::DefragmentRequest,

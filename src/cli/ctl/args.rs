@@ -165,6 +165,9 @@ pub(super) enum Command {
     Alarm(AlarmCommand),
     /// Defragment the servers' storage
     Defrag(DefragArgs),
+    /// Save, inspect and restore snapshots
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Hand the leadership to another member
     MoveLeader(Positional),
     /// Hold a lock until interrupted, or while a command runs
@@ -342,6 +345,49 @@ pub(super) enum LeaseCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum SnapshotCommand {
+    /// Save a snapshot of one server into FILE
+    Save(Positional),
+    /// Hash, revision and size of a snapshot file
+    Status(Positional),
+    /// Make a new member's data directory from a snapshot file
+    Restore(RestoreArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct RestoreArgs {
+    #[command(flatten)]
+    pub(super) file: Positional,
+    /// Directory to make; default NAME.etcd
+    #[arg(long, default_value = "")]
+    pub(super) data_dir: String,
+    /// Not supported; the log lies in the data directory
+    #[arg(long, default_value = "", hide = true)]
+    pub(super) wal_dir: String,
+    /// The new member's name
+    #[arg(long, default_value = "default")]
+    pub(super) name: String,
+    /// Members of the new cluster, as NAME=URL separated by commas
+    #[arg(long, default_value = "default=http://localhost:2380")]
+    pub(super) initial_cluster: String,
+    /// Token of the new cluster
+    #[arg(long, default_value = "etcd-cluster")]
+    pub(super) initial_cluster_token: String,
+    /// The new member's peer URLs
+    #[arg(long, default_value = "http://localhost:2380")]
+    pub(super) initial_advertise_peer_urls: String,
+    /// Restore a file without checksum, such as a copied member/snap/db
+    #[arg(long)]
+    pub(super) skip_hash_check: bool,
+    /// Raise the revision by this much, so that it never falls behind what clients have seen
+    #[arg(long, default_value_t = 0)]
+    pub(super) bump_revision: u64,
+    /// Count everything up to the raised revision as compacted; goes with --bump-revision
+    #[arg(long)]
+    pub(super) mark_compacted: bool,
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum MemberCommand {
     /// Add a member
     Add {
@@ -509,7 +555,7 @@ pub(super) struct DefragArgs {
 }
 
 /// Switches, for which Go also takes `=true` and `=false`.
-const SWITCHES: [&str; 19] = [
+const SWITCHES: [&str; 21] = [
     "cluster",
     "count-only",
     "debug",
@@ -529,6 +575,8 @@ const SWITCHES: [&str; 19] = [
     "prefix",
     "prev-kv",
     "print-value-only",
+    "skip-hash-check",
+    "mark-compacted",
 ];
 
 /// Rewrites `--switch=true` to `--switch` and drops `--switch=false`, up to `--`.

@@ -10,6 +10,7 @@ mod table;
 use std::time::Duration;
 
 use prost::Message as _;
+use tripod_storage::etcd::FileStatus;
 
 use super::{
     args::Format,
@@ -81,6 +82,7 @@ pub(super) enum Answer<'a> {
     Status(&'a [EndpointStatus]),
     Health(&'a [EndpointHealth]),
     Hashes(&'a [EndpointHash]),
+    File(&'a FileStatus),
 }
 
 /// How to print.
@@ -148,7 +150,7 @@ fn protobuf(answer: &Answer<'_>) -> Result<Vec<u8>, Exit> {
         Answer::Roles(m) => m.encode_to_vec(),
         Answer::Alarms(m) => m.encode_to_vec(),
         Answer::MoveLeader { answer, .. } => answer.encode_to_vec(),
-        Answer::Status(_) | Answer::Health(_) | Answer::Hashes(_) => {
+        Answer::Status(_) | Answer::Health(_) | Answer::Hashes(_) | Answer::File(_) => {
             return Err(unsupported(Format::Protobuf));
         }
     })

@@ -11,9 +11,10 @@ use super::{
     tables::Rows,
 };
 use crate::{
-    Error,
+    Error, Revision,
     engine::{Engine, WriteBatch},
-    history::{ALL_DROPPED, Block, BlockBuilder, DeadSet, History},
+    etcd::{AuthTables, Backup},
+    history::{ALL_DROPPED, Block, BlockBuilder, ChangeRef, DeadSet, History},
     keys::{self, rev_key},
     mvcc::compact::{Step, is_sparse},
     snapshot::{Export, Header},
@@ -272,6 +273,10 @@ impl StateMachine {
         }
     }
 
+    pub(crate) fn is_pinned_by(&self, pin: &Arc<()>) -> bool {
+        Arc::ptr_eq(&self.pin, pin)
+    }
+
     fn is_pinned(&self) -> bool {
         Arc::strong_count(&self.pin) > 1
     }
@@ -294,6 +299,24 @@ impl StateMachine {
         rows.extend(self.auth.rows());
         rows.extend(self.v2.rows());
         Export::new(header, rows, Arc::clone(&self.pin))
+    }
+
+    /// Begins to write the whole state out as an etcd backend, as of now. See [`Backup`].
+    pub fn backup(&mut self) -> Backup {
+        self.store.history.seal();
+        Backup::new(self, AuthTables::default(), Arc::clone(&self.pin))
+    }
+
+    /// Blocks of history that wait to be removed or rewritten in the engine; 0 while an export
+    /// or a hash keeps them.
+    #[must_use]
+    pub fn maintenance_left(&self) -> usize {
+        let Maintenance { empty, sparse, pass_is_done, .. } = &self.maintenance;
+        if self.is_pinned() { 0 } else { empty.len() + sparse.len() + usize::from(*pass_is_done) }
+    }
+
+    pub(crate) fn is_kept(&self, change: &ChangeRef<'_>, compact_revision: Revision) -> bool {
+        self.store.is_kept(change, compact_revision)
     }
 
     pub(crate) fn history_block(&self, from: Rev) -> Result<Option<Arc<Block>>, Error> {

@@ -114,7 +114,8 @@ impl StateMachine {
         self.store.read_txn(txn)
     }
 
-    /// etcd HashKV at `revision` (0: now): (hash, revision hashed, compact revision). Members
+    /// etcd HashKV at `revision` (0: now): (hash, revision hashed, compact revision), equal to
+    /// etcd's for an equal history. Members
     /// with equal revisions and compact revisions have equal hashes, whatever they pruned.
     ///
     /// Cost: reads all history; [`StateMachine::begin_hash`] does it in steps.
@@ -264,6 +265,13 @@ impl StateMachine {
     #[must_use]
     pub fn v2(&self) -> &Tree {
         &self.v2
+    }
+
+    /// What all members published: id, name and client URLs of each.
+    #[must_use]
+    pub fn all_member_attributes(&self) -> Vec<(u64, String, Vec<String>)> {
+        let rows = self.tables.members();
+        rows.map(|(id, member)| (id, member.name.clone(), member.client_urls.clone())).collect()
     }
 
     /// Bytes of live and historic data, about, for quota and status.

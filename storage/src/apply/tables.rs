@@ -58,9 +58,13 @@ impl Tables {
         self.members.get(&member_id)
     }
 
+    pub(super) fn members(&self) -> impl Iterator<Item = (u64, &MemberAttributes)> + '_ {
+        self.members.iter().map(|(&id, attributes)| (id, attributes))
+    }
+
     pub(super) fn raise(&mut self, member_id: u64, alarm: AlarmKind) {
         if self.alarms.insert((member_id, alarm)) {
-            self.set(keys::alarm_key(member_id, alarm_number(alarm)), Some(Vec::new()));
+            self.set(keys::alarm_key(member_id, alarm.number()), Some(Vec::new()));
         }
     }
 
@@ -68,7 +72,7 @@ impl Tables {
     pub(super) fn clear(&mut self, member_id: u64, alarm: AlarmKind) -> bool {
         let was_raised = self.alarms.remove(&(member_id, alarm));
         if was_raised {
-            self.set(keys::alarm_key(member_id, alarm_number(alarm)), None);
+            self.set(keys::alarm_key(member_id, alarm.number()), None);
         }
         was_raised
     }
@@ -84,7 +88,7 @@ impl Tables {
     /// All rows, for a snapshot.
     pub(super) fn rows(&self, compact_revision: Revision) -> Vec<(Vec<u8>, Vec<u8>)> {
         let alarm = |&(member_id, alarm): &(u64, AlarmKind)| {
-            (keys::alarm_key(member_id, alarm_number(alarm)), Vec::new())
+            (keys::alarm_key(member_id, alarm.number()), Vec::new())
         };
         let mut rows: Vec<_> = self.alarms.iter().map(alarm).collect();
         rows.extend(
@@ -101,7 +105,7 @@ impl Tables {
         let number = keys::u64_of_key(key)?;
         match key.first() {
             Some(&keys::ALARM) => {
-                let alarm = key.get(9).copied().and_then(alarm_of_number);
+                let alarm = key.get(9).copied().and_then(AlarmKind::of_number);
                 let alarm = alarm.ok_or_else(|| corrupt("alarm row", "unknown alarm"))?;
                 self.alarms.insert((number, alarm));
             }
@@ -118,19 +122,4 @@ impl Tables {
 
 fn member_row(attributes: &MemberAttributes) -> Vec<u8> {
     codec::encode(&(&attributes.name, &attributes.client_urls))
-}
-
-fn alarm_number(alarm: AlarmKind) -> u8 {
-    match alarm {
-        AlarmKind::NoSpace => 1,
-        AlarmKind::Corrupt => 2,
-    }
-}
-
-fn alarm_of_number(number: u8) -> Option<AlarmKind> {
-    match number {
-        1 => Some(AlarmKind::NoSpace),
-        2 => Some(AlarmKind::Corrupt),
-        _ => None,
-    }
 }

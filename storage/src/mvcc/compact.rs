@@ -9,10 +9,14 @@
 
 use std::ops::Bound;
 
-use super::Store;
+use super::{Store, entry::KeyEntry};
 use crate::{
     Error, Rejected, Revision,
     command::Compact,
+    etcd::{
+        bucket,
+        wire::{put_change, put_rev_key},
+    },
     history::{ChangeRef, DeadSet, next_rev},
     types::Rev,
 };
@@ -105,7 +109,25 @@ impl Store {
             return Err(Rejected::FutureRevision);
         }
         let revision = if revision == 0 { self.revision } else { revision };
-        Ok(Hashing { revision, compact_revision, from: Rev::default(), hash: 0 })
+        // As etcd: where no key is live at the revision, nothing counts as scheduled to go.
+        let has_live = self.index.iter().any(|(_, entry)| is_live_at(entry, revision));
+        let hash = crc32c::crc32c(bucket::KEY);
+        let (from, scratch) = (Rev::default(), Vec::new());
+        Ok(Hashing { revision, compact_revision, has_live, from, hash, scratch })
+    }
+
+    /// True where etcd's hash has `change`: from the compact revision down only what is visible
+    /// at the revision hashed.
+    fn is_hashed(&self, change: &ChangeRef<'_>, hashing: &Hashing) -> bool {
+        if change.rev.main > hashing.compact_revision {
+            return true;
+        }
+        if !hashing.has_live {
+            // A delete at the compact revision is kept for watchers alone.
+            return !change.tombstone && self.is_kept(change, hashing.compact_revision);
+        }
+        let newest = self.index.get(change.key).and_then(|entry| entry.change_at(hashing.revision));
+        newest.is_some_and(|(rev, tombstone)| rev == change.rev && !tombstone)
     }
 
     /// Hashes up to `changes_max` more changes; true at the end.
@@ -123,8 +145,8 @@ impl Store {
             }
             seen += 1;
             next = next_rev(change.rev);
-            if self.is_kept(&change, hashing.compact_revision) {
-                hashing.hash = hash_change(hashing.hash, &change);
+            if self.is_hashed(&change, hashing) {
+                hashing.add(&change);
             }
             Ok(true)
         })?;
@@ -133,33 +155,32 @@ impl Store {
     }
 }
 
-/// etcd's HashKV under way: a checksum over the changes up to a revision that compaction keeps.
-/// The same on every member that has the same revision and compact revision.
+/// etcd's HashKV under way: CRC-32C over the name of the bucket `key` and the pairs that etcd
+/// stores there for the changes up to a revision, so equal to etcd's own for equal histories. The
+/// same on every member that has the same revision and compact revision.
 #[derive(Debug)]
 pub(crate) struct Hashing {
     pub(crate) revision: Revision,
     pub(crate) compact_revision: Revision,
+    /// Some key is live at `revision`.
+    has_live: bool,
     from: Rev,
     pub(crate) hash: u32,
+    /// A pair as etcd stores it.
+    scratch: Vec<u8>,
 }
 
-/// Continues a checksum (CRC-32C, as etcd's) with one change.
-fn hash_change(hash: u32, change: &ChangeRef<'_>) -> u32 {
-    let numbers = [
-        change.rev.main,
-        i64::from(change.rev.sub),
-        i64::from(change.tombstone),
-        change.create,
-        change.version,
-        change.lease,
-        i64::try_from(change.key.len()).unwrap_or(i64::MAX),
-    ];
-    let mut hash = hash;
-    for number in numbers {
-        hash = crc32c::crc32c_append(hash, &number.to_le_bytes());
+impl Hashing {
+    fn add(&mut self, change: &ChangeRef<'_>) {
+        self.scratch.clear();
+        put_rev_key(&mut self.scratch, change.rev, change.tombstone);
+        put_change(&mut self.scratch, change);
+        self.hash = crc32c::crc32c_append(self.hash, &self.scratch);
     }
-    hash = crc32c::crc32c_append(hash, change.key);
-    crc32c::crc32c_append(hash, change.value)
+}
+
+fn is_live_at(entry: &KeyEntry, revision: Revision) -> bool {
+    entry.change_at(revision).is_some_and(|(_, tombstone)| !tombstone)
 }
 
 /// True where a block has so few live changes that it is worth rewriting.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{HEADER, Header, ROWS, TRAILER, broken, open_chunk};
 use crate::{
     Error,
-    apply::{FORMAT, encode_mark},
+    apply::{FORMAT, Mark, encode_mark},
     engine::{Engine, WriteBatch},
     history::Block,
     keys,
@@ -98,20 +98,26 @@ impl Importer {
     pub fn finish(self) -> Result<Header, Error> {
         let header = self.header.filter(|_| self.complete);
         let header = header.ok_or_else(|| broken("its end is missing"))?;
-        self.engine.sync()?;
-        let mut batch = WriteBatch::default();
-        batch.writes.push((keys::IMPORTING_ROW.to_vec(), None));
-        batch.writes.push((keys::FORMAT_ROW.to_vec(), Some(vec![FORMAT])));
-        if let Some(mark) = &header.mark {
-            batch.writes.push((keys::MARK_ROW.to_vec(), Some(encode_mark(mark))));
-        }
-        self.engine.write(batch)?;
-        self.engine.sync()?;
+        complete(&*self.engine, header.mark.as_ref())?;
         Ok(header)
     }
 }
 
-fn mark_incomplete(engine: &dyn Engine) -> Result<(), Error> {
+/// Declares what was written into an engine whole; it is durable then.
+pub(crate) fn complete(engine: &dyn Engine, mark: Option<&Mark>) -> Result<(), Error> {
+    engine.sync()?;
+    let mut batch = WriteBatch::default();
+    batch.writes.push((keys::IMPORTING_ROW.to_vec(), None));
+    batch.writes.push((keys::FORMAT_ROW.to_vec(), Some(vec![FORMAT])));
+    if let Some(mark) = mark {
+        batch.writes.push((keys::MARK_ROW.to_vec(), Some(encode_mark(mark))));
+    }
+    engine.write(batch)?;
+    engine.sync()
+}
+
+/// Makes an engine one that nobody opens, durably, until [`complete`].
+pub(crate) fn mark_incomplete(engine: &dyn Engine) -> Result<(), Error> {
     let row = (keys::IMPORTING_ROW.to_vec(), Some(Vec::new()));
     engine.write(WriteBatch { writes: vec![row] })?;
     engine.sync()

@@ -208,6 +208,12 @@ pub(super) fn print(answer: &Answer<'_>) -> Result<Vec<u8>, Exit> {
                 fields.blank();
             }
         }
+        Answer::File(file) => {
+            fields.field("Hash", file.hash);
+            fields.field("Revision", file.revision);
+            fields.field("Keys", file.total_keys);
+            fields.field("Size", file.total_bytes);
+        }
         Answer::AuthStatus(_)
         | Answer::User(..)
         | Answer::Users(_)

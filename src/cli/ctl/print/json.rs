@@ -317,6 +317,13 @@ pub(super) fn print(answer: &Answer<'_>, hex: bool) -> String {
         Answer::Status(entries) => array(entries.iter().map(status).collect()),
         Answer::Health(entries) => array(entries.iter().map(health).collect()),
         Answer::Hashes(entries) => array(entries.iter().map(hash).collect()),
+        Answer::File(file) => object([
+            always("hash", file.hash),
+            always("revision", file.revision),
+            always("totalKey", file.total_keys),
+            always("totalSize", file.total_bytes),
+            text("version", &file.version),
+        ]),
     };
     line + "\n"
 }

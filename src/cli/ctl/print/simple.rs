@@ -206,7 +206,7 @@ pub(super) fn print(style: Style, answer: &Answer<'_>) -> Vec<u8> {
                 ));
             }
         }
-        Answer::MemberList(_) | Answer::Status(_) | Answer::Hashes(_) => {
+        Answer::MemberList(_) | Answer::Status(_) | Answer::Hashes(_) | Answer::File(_) => {
             for row in table::rows(answer).map(|table| table.rows).unwrap_or_default() {
                 lines.line(row.join(", "));
             }

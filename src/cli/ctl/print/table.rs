@@ -87,6 +87,22 @@ pub(super) fn rows(answer: &Answer<'_>) -> Option<Table> {
                 .map(|entry| vec![entry.endpoint.clone(), entry.hash.hash.to_string()])
                 .collect(),
         },
+        Answer::File(file) => {
+            let mut row = vec![
+                format!("{:x}", file.hash),
+                file.revision.to_string(),
+                file.total_keys.to_string(),
+                byte_size(file.total_bytes),
+            ];
+            if file.version.is_empty() {
+                let header = &["HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE"];
+                Table { header, rows: vec![row] }
+            } else {
+                let header = &["HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE", "VERSION"];
+                row.push(file.version.clone());
+                Table { header, rows: vec![row] }
+            }
+        }
         _ => return None,
     })
 }
