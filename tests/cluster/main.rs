@@ -19,3 +19,4 @@ mod load;
 mod plain_http;
 mod recovery;
 mod tls;
+mod snapshots;

@@ -1,0 +1,502 @@
+//! Snapshots in etcd's format, both ways between the server under test and real etcd; and giving
+//! space back.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
+use tempfile::TempDir;
+use tripod::api::proto::etcdserverpb as pb;
+
+use crate::support::{
+    client::Client,
+    cluster::{Cluster, Member, Options, START_LIMIT},
+    program::tool,
+    random::{Random, seed},
+    wait,
+};
+
+/// Lease that every filled store has.
+const LEASE: i64 = 0x1234_5678;
+
+/// The program whose `snapshot` commands are under test.
+fn tripod() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_tripod"))
+}
+
+/// What a program printed on both outputs, whether it went well.
+fn output(program: &Path, args: &[&str]) -> Result<(bool, String)> {
+    let output = Command::new(program)
+        .env("ETCDCTL_API", "3")
+        .args(args)
+        .output()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// What a program printed on standard output; it must go well.
+fn run(program: &Path, args: &[&str]) -> Result<String> {
+    let output = Command::new(program).env("ETCDCTL_API", "3").args(args).output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{} {args:?}: {errors}", program.display());
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The error of a command that must fail.
+fn refused(program: &Path, args: &[&str]) -> Result<String> {
+    let (went_well, text) = output(program, args)?;
+    ensure!(!went_well, "{args:?} went well: {text}");
+    Ok(text)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of tests are UTF-8")
+}
+
+/// Old versions, deletes, a transaction of several keys, leases, a compaction.
+async fn fill(client: &Client, random: &mut Random, writes: usize) -> Result<()> {
+    let grant = pb::LeaseGrantRequest { id: LEASE, ttl: 5_000 };
+    client.lease().lease_grant(grant).await?;
+    for at in 0..writes {
+        let key = format!("key{}", random.below(writes / 4 + 1));
+        if random.chance(15) {
+            client.delete(key).await?;
+        } else if random.chance(10) {
+            let put = |key: String| pb::PutRequest {
+                key: key.into(),
+                value: vec![b'v'; at % 3000].into(),
+                lease: LEASE,
+                ..Default::default()
+            };
+            let op = |request| pb::RequestOp {
+                request: Some(pb::request_op::Request::RequestPut(request)),
+            };
+            let other = format!("other{at}");
+            let success = vec![op(put(key)), op(put(other))];
+            client.kv().txn(pb::TxnRequest { success, ..Default::default() }).await?;
+        } else {
+            client.put(key, format!("value {at}")).await?;
+        }
+        if at == writes / 3 {
+            let revision = client.revision().await?;
+            let compact = pb::CompactionRequest { revision, physical: true };
+            client.kv().compact(compact).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What a store has at some revisions: their hashes and pairs; and its leases.
+#[derive(Debug, PartialEq)]
+struct Contents {
+    revision: i64,
+    at: Vec<(i64, u32, Vec<(Bytes, Bytes, i64, i64, i64)>)>,
+    leases: Vec<(i64, i64, Vec<Bytes>)>,
+}
+
+async fn contents(client: &Client) -> Result<Contents> {
+    let revision = client.revision().await?;
+    let compacted = client.hash_kv(0).await?.compact_revision;
+    let mut at = Vec::new();
+    let step = usize::try_from((revision - compacted) / 12).unwrap_or_default().max(1);
+    for revision in (compacted + 1..=revision).rev().step_by(step) {
+        let hash = client.hash_kv(revision).await?.hash;
+        let kvs = client.everything(revision).await?.kvs;
+        let pair = |kv: tripod::api::proto::mvccpb::KeyValue| {
+            (kv.key, kv.value, kv.create_revision, kv.version, kv.lease)
+        };
+        at.push((revision, hash, kvs.into_iter().map(pair).collect()));
+    }
+    let mut leases = Vec::new();
+    let ids = client.lease().lease_leases(pb::LeaseLeasesRequest {}).await?.into_inner();
+    for id in ids.leases.into_iter().map(|lease| lease.id) {
+        let request = pb::LeaseTimeToLiveRequest { id, keys: true };
+        let lease = client.lease().lease_time_to_live(request).await?.into_inner();
+        let mut keys = lease.keys;
+        keys.sort();
+        leases.push((id, lease.granted_ttl, keys));
+    }
+    leases.sort();
+    Ok(Contents { revision, at, leases })
+}
+
+/// Equal contents and, from the first revision on, equal events.
+async fn check_equal(have: &Client, want: &Contents, events: usize) -> Result<()> {
+    let found = contents(have).await?;
+    ensure!(found.revision == want.revision, "{} is not {}", found.revision, want.revision);
+    for (found, want) in found.at.iter().zip(&want.at) {
+        ensure!(found == want, "at revision {}: {found:?}\n is not {want:?}", want.0);
+    }
+    ensure!(found == *want, "{:?} is not {:?}", found.leases, want.leases);
+    let first = want.at.last().context("a revision")?.0;
+    let found = have.events(first, want.revision).await?.len();
+    ensure!(found == events, "{found} events since {first}, not {events}");
+    Ok(())
+}
+
+/// Flags that name a member of a cluster that is not started yet.
+fn identity(cluster: &Cluster, member: &Member) -> Vec<String> {
+    let all: Vec<String> =
+        cluster.members.iter().map(|one| format!("{}={}", one.name, one.peer_url())).collect();
+    vec![
+        format!("--name={}", member.name),
+        format!("--data-dir={}", member.data_dir.display()),
+        format!("--initial-cluster={}", all.join(",")),
+        format!("--initial-advertise-peer-urls={}", member.peer_url()),
+        "--initial-cluster-token=tripod-test".to_owned(),
+    ]
+}
+
+/// Restores a file into every member of a cluster that is not started yet.
+fn restore(program: &Path, file: &Path, cluster: &Cluster, more: &[&str]) -> Result<()> {
+    for member in &cluster.members {
+        let flags = identity(cluster, member);
+        let mut args = vec!["snapshot", "restore", text(file)];
+        args.extend(flags.iter().map(String::as_str));
+        args.extend(more);
+        run(program, &args)?;
+    }
+    Ok(())
+}
+
+async fn start(mut cluster: Cluster) -> Result<Cluster> {
+    cluster.restart_missing().await?;
+    Ok(cluster)
+}
+
+/// A filled store's file, saved by `program`, its contents and number of events.
+async fn saved(
+    options: Options,
+    program: &Path,
+    dir: &Path,
+    writes: usize,
+) -> Result<(PathBuf, Contents, usize)> {
+    let seed = seed();
+    eprintln!("snapshots: TRIPOD_TEST_SEED={seed}");
+    let cluster = Cluster::start(options).await?;
+    let client = cluster.members[0].client();
+    fill(&client, &mut Random::new(seed), writes).await?;
+    let want = contents(&client).await?;
+    let events = client.events(want.at.last().context("a revision")?.0, want.revision).await?;
+    let file = dir.join("saved.db");
+    let endpoint = format!("--endpoints={}", cluster.members[0].client_url());
+    run(program, &[endpoint.as_str(), "snapshot", "save", text(&file)])?;
+    cluster.close()?;
+    Ok((file, want, events.len()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_etcd_goes_on_from_a_snapshot_of_ours() -> Result<()> {
+    let dir = TempDir::new()?;
+    let etcdctl = tool("etcdctl")?;
+    let (file, want, events) = saved(Options::candidate(1)?, &etcdctl, dir.path(), 400).await?;
+    let etcdutl = tool("etcdutl")?;
+    for form in ["simple", "json", "table", "fields"] {
+        let args = ["snapshot", "status", text(&file), "-w", form];
+        let (want, have) = (run(&etcdutl, &args)?, run(&tripod(), &args)?);
+        ensure!(want == have, "{form}: {have} is not {want}");
+        ensure!(form != "simple" || want.contains(", "), "{want}");
+    }
+    let restored = Cluster::prepare(Options::reference()?)?;
+    restore(&etcdutl, &file, &restored, &[])?;
+    let restored = start(restored).await?;
+    check_equal(&restored.members[0].client(), &want, events).await?;
+    restored.close()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_go_on_from_a_snapshot_of_real_etcd() -> Result<()> {
+    let dir = TempDir::new()?;
+    let ctl = tripod();
+    let (file, want, events) = saved(Options::reference()?, &ctl, dir.path(), 400).await?;
+    let cluster = Cluster::prepare(Options::candidate(3)?)?;
+    restore(&ctl, &file, &cluster, &[])?;
+    let mut cluster = start(cluster).await?;
+    for member in &cluster.members {
+        check_equal(&member.client(), &want, events).await?;
+    }
+    cluster.members[1].client().put("more", "x").await?;
+    let revision = cluster.members[2].client().revision().await?;
+    cluster.agree_at(revision).await?;
+    for member in &mut cluster.members {
+        member.kill()?;
+    }
+    cluster.restart_missing().await?;
+    cluster.agree_at(revision).await?;
+    cluster.close()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_not_restored_is_refused_by_those_that_were() -> Result<()> {
+    let dir = TempDir::new()?;
+    let (file, want, _) = saved(Options::candidate(1)?, &tripod(), dir.path(), 40).await?;
+    let mut cluster = Cluster::prepare(Options::candidate(3)?)?;
+    for at in [0, 1] {
+        let flags = identity(&cluster, &cluster.members[at]);
+        let mut args = vec!["snapshot", "restore", text(&file)];
+        args.extend(flags.iter().map(String::as_str));
+        run(&tripod(), &args)?;
+    }
+    for member in &mut cluster.members {
+        member.start()?;
+    }
+    for at in [0, 1] {
+        cluster.members[at].healthy_within(START_LIMIT).await?;
+    }
+    let revision = cluster.members[0].client().put("more", "x").await?.header;
+    ensure!(revision.is_some_and(|header| header.revision == want.revision + 1));
+    let status = cluster.members[0].client().status().await?;
+    ensure!(status.leader != 0);
+    let stranger = cluster.members[2].client();
+    wait::eventually("the stranger says that it has no part in this", START_LIMIT, || async {
+        let log = cluster.members[2].log() + &cluster.members[0].log();
+        ensure!(log.contains("WrongCluster"), "not yet");
+        Ok(())
+    })
+    .await?;
+    ensure!(stranger.put("mine", "x").await.is_err(), "a member alone takes writes");
+    cluster.hush();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bumped_revision_makes_old_watches_start_over() -> Result<()> {
+    let dir = TempDir::new()?;
+    let (file, want, _) = saved(Options::candidate(1)?, &tripod(), dir.path(), 60).await?;
+    let cluster = Cluster::prepare(Options::candidate(1)?)?;
+    restore(&tripod(), &file, &cluster, &["--bump-revision=1000", "--mark-compacted=true"])?;
+    let cluster = start(cluster).await?;
+    let client = cluster.members[0].client();
+    ensure!(client.revision().await? == want.revision + 1000);
+    let pairs = client.everything(0).await?.kvs.len();
+    ensure!(pairs == want.at[0].2.len(), "{pairs} pairs");
+    let mut watch = client.watch_everything(want.revision).await?;
+    let message = wait::eventually("the watch ends", START_LIMIT, || async { Ok(()) });
+    message.await?;
+    loop {
+        let message = watch.message().await?.context("the watch ended without a word")?;
+        if message.canceled {
+            ensure!(message.compact_revision == want.revision + 1000, "{message:?}");
+            break;
+        }
+    }
+    cluster.close()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_and_orders_that_cannot_be_restored_say_what_to_do() -> Result<()> {
+    let dir = TempDir::new()?;
+    let (file, ..) = saved(Options::candidate(1)?, &tripod(), dir.path(), 60).await?;
+    let good = fs::read(&file)?;
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("cut"), &good[..good.len() / 2])?;
+    let mut flipped = good.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    fs::write(path("flipped"), flipped)?;
+    fs::write(path("bare"), &good[..good.len() - 32])?;
+    fs::write(path("text"), "no database")?;
+    fs::create_dir(path("full"))?;
+    fs::write(path("full/x"), "")?;
+    let cases: [(&str, &[&str], &str); 9] = [
+        ("cut", &[], "missing hash"),
+        ("cut", &["--skip-hash-check"], "cut short"),
+        ("flipped", &[], "save it again"),
+        ("bare", &[], "--skip-hash-check"),
+        ("text", &["--skip-hash-check"], "snapshot save"),
+        ("absent", &[], "cannot open"),
+        ("saved.db", &["--mark-compacted"], "--bump-revision"),
+        ("saved.db", &["--bump-revision=5"], "--mark-compacted"),
+        ("saved.db", &["--name=other"], "initial cluster"),
+    ];
+    for (name, more, want) in cases {
+        let (file, target) = (path(name), path("target"));
+        let data = format!("--data-dir={}", target.display());
+        let mut args = vec!["snapshot", "restore", text(&file), data.as_str()];
+        args.extend(more);
+        let text = refused(&tripod(), &args)?;
+        ensure!(text.contains(want), "{name} {more:?} says {text:?}, no {want:?}");
+        ensure!(!target.join("member").exists(), "{name} left a member behind");
+    }
+    let full = format!("--data-dir={}", path("full").display());
+    let said = refused(&tripod(), &["snapshot", "restore", text(&file), &full])?;
+    ensure!(said.contains("not empty"), "{said}");
+    let bare = format!("--data-dir={}", path("target").display());
+    run(&tripod(), &["snapshot", "restore", text(&path("bare")), "--skip-hash-check", &bare])?;
+    ensure!(refused(&tripod(), &["snapshot", "status", text(&path("cut"))])?.contains("cut short"));
+    let nobody = ["--endpoints=127.0.0.1:1", "--dial-timeout=200ms", "snapshot", "save"];
+    let target = path("never");
+    refused(&tripod(), &[&nobody[..], &[text(&target)]].concat())?;
+    ensure!(!target.exists() && !path("never.part").exists());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_under_load_is_the_state_of_one_revision() -> Result<()> {
+    let dir = TempDir::new()?;
+    let cluster = Cluster::start(Options::candidate(1)?).await?;
+    let client = cluster.members[0].client();
+    fill(&client, &mut Random::new(seed()), 100).await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (client, stop) = (cluster.members[0].client(), stop.clone());
+            tokio::spawn(async move {
+                let mut at = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    client.put(format!("load{writer}/{}", at % 50), vec![7_u8; 2000]).await?;
+                    at += 1;
+                }
+                Ok::<_, anyhow::Error>(at)
+            })
+        })
+        .collect();
+    let endpoint = format!("--endpoints={}", cluster.members[0].client_url());
+    let etcdctl = tool("etcdctl")?;
+    let mut files = Vec::new();
+    for at in 0..3 {
+        let file = dir.path().join(format!("{at}.db"));
+        let (etcdctl, endpoint) = (etcdctl.clone(), endpoint.clone());
+        let target = file.clone();
+        tokio::task::spawn_blocking(move || {
+            run(&etcdctl, &[endpoint.as_str(), "snapshot", "save", text(&target)])
+        })
+        .await??;
+        files.push(file);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        ensure!(writer.await?? > 0, "a writer wrote nothing");
+    }
+    for file in files {
+        let status = run(&tool("etcdutl")?, &["snapshot", "status", text(&file), "-w", "json"])?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        let revision = status["revision"].as_i64().context("a revision")?;
+        let restored = Cluster::prepare(Options::candidate(1)?)?;
+        restore(&tripod(), &file, &restored, &[])?;
+        let restored = start(restored).await?;
+        let have = restored.members[0].client();
+        ensure!(have.revision().await? == revision);
+        ensure!(have.hash_kv(revision).await?.hash == client.hash_kv(revision).await?.hash);
+        ensure!(have.everything(0).await?.kvs == client.everything(revision).await?.kvs);
+        restored.close()?;
+    }
+    cluster.close()
+}
+
+/// Bytes of files below a folder.
+fn bytes_below(dir: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        // Files come and go meanwhile.
+        bytes += match entry.metadata() {
+            Ok(meta) if meta.is_dir() => bytes_below(&entry.path()).unwrap_or_default(),
+            Ok(meta) => meta.len(),
+            Err(_) => 0,
+        };
+    }
+    Ok(bytes)
+}
+
+/// Bytes of the engine's stores.
+fn engine_bytes(member: &Member) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(member.data_dir.join("member"))? {
+        let path = entry?.path();
+        if path.is_dir()
+            && path.file_name().is_some_and(|name| text(name.as_ref()).starts_with("db"))
+        {
+            bytes += bytes_below(&path)?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Writes much and takes most of it away again.
+async fn bloat(client: &Client) -> Result<()> {
+    for at in 0..1_200 {
+        client.put(format!("big{}", at % 300), vec![b'x'; 40_000]).await?;
+    }
+    let range = pb::DeleteRangeRequest {
+        key: Bytes::from_static(b"big"),
+        range_end: Bytes::from_static(b"bih"),
+        ..Default::default()
+    };
+    client.kv().delete_range(range).await?;
+    client.put("kept", "x").await?;
+    let revision = client.revision().await?;
+    client.kv().compact(pb::CompactionRequest { revision, physical: true }).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defragmenting_gives_space_back_to_the_file_system() -> Result<()> {
+    let mut cluster = Cluster::start(Options::candidate(1)?).await?;
+    let client = cluster.members[0].client();
+    bloat(&client).await?;
+    // The size is looked at once everything has reached the engine.
+    client.maintenance().defragment(pb::DefragmentRequest {}).await?;
+    bloat(&client).await?;
+    let (before, size) = (engine_bytes(&cluster.members[0])?, client.status().await?.db_size);
+    client.maintenance().defragment(pb::DefragmentRequest {}).await?;
+    let after = engine_bytes(&cluster.members[0])?;
+    let status = client.status().await?;
+    eprintln!(
+        "defragment: {before} bytes became {after}, db size {size} became {}",
+        status.db_size
+    );
+    ensure!(after * 4 < before, "{before} bytes became {after}");
+    ensure!(status.db_size * 4 < size, "the size told went from {size} to {}", status.db_size);
+    let hash = client.hash_kv(0).await?;
+    cluster.members[0].kill()?;
+    cluster.restart_missing().await?;
+    let client = cluster.members[0].client();
+    ensure!(client.hash_kv(0).await?.hash == hash.hash);
+    ensure!(client.get("kept").await?.count == 1);
+    cluster.close()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_during_defragmentation_loses_nothing() -> Result<()> {
+    let mut random = Random::new(seed());
+    let mut cluster = Cluster::start(Options::candidate(1)?).await?;
+    for round in 0..4 {
+        let client = cluster.members[0].client();
+        for at in 0..300 {
+            client.put(format!("k{}", at % 100), vec![b'x'; 20_000]).await?;
+        }
+        let hash = client.hash_kv(0).await?;
+        let defragmenting = tokio::spawn(async move {
+            // It may or may not get an answer.
+            drop(client.maintenance().defragment(pb::DefragmentRequest {}).await);
+        });
+        let pause = random.between(0, 60).unsigned_abs();
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        cluster.members[0].kill()?;
+        defragmenting.await?;
+        cluster.restart_missing().await?;
+        let found = cluster.members[0].client().hash_kv(0).await?;
+        if found.hash != hash.hash {
+            bail!("round {round}, killed after {pause} ms: {found:?} is not {hash:?}");
+        }
+        let stores = fs::read_dir(cluster.members[0].data_dir.join("member"))?
+            .flatten()
+            .filter(|entry| {
+                entry.path().is_dir() && text(entry.file_name().as_ref()).starts_with("db")
+            })
+            .count();
+        ensure!(stores == 1, "{stores} stores are left");
+    }
+    cluster.close()
+}
