@@ -16,6 +16,7 @@ mod go;
 mod kv;
 mod lease;
 mod member;
+mod mirror;
 mod password;
 mod print;
 mod snapshot;
@@ -120,6 +121,7 @@ async fn dispatch(ctl: Ctl, secure: bool, separator_last: bool) -> Result<(), Ex
         }
         // Done above.
         Command::Snapshot(_) => Ok(()),
+        Command::MakeMirror(args) => mirror::run(&session, &global, args).await,
         Command::MoveLeader(args) => member::move_leader(&session, &global, &args).await,
         Command::Lock(args) => concurrency::lock(&session, args).await,
         Command::Elect(args) => concurrency::elect(&session, args).await,

@@ -96,11 +96,14 @@ async fn fill(client: &Client, random: &mut Random, writes: usize) -> Result<()>
     Ok(())
 }
 
+/// Key, value, create revision, version and lease.
+type Pair = (Bytes, Bytes, i64, i64, i64);
+
 /// What a store has at some revisions: their hashes and pairs; and its leases.
 #[derive(Debug, PartialEq)]
 struct Contents {
     revision: i64,
-    at: Vec<(i64, u32, Vec<(Bytes, Bytes, i64, i64, i64)>)>,
+    at: Vec<(i64, u32, Vec<Pair>)>,
     leases: Vec<(i64, i64, Vec<Bytes>)>,
 }
 
@@ -190,7 +193,7 @@ async fn saved(
     let events = client.events(want.at.last().context("a revision")?.0, want.revision).await?;
     let file = dir.join("saved.db");
     let endpoint = format!("--endpoints={}", cluster.members[0].client_url());
-    run(program, &[endpoint.as_str(), "snapshot", "save", text(&file)])?;
+    run(program, &["snapshot", "save", text(&file), endpoint.as_str()])?;
     cluster.close()?;
     Ok((file, want, events.len()))
 }
@@ -281,8 +284,6 @@ async fn a_bumped_revision_makes_old_watches_start_over() -> Result<()> {
     let pairs = client.everything(0).await?.kvs.len();
     ensure!(pairs == want.at[0].2.len(), "{pairs} pairs");
     let mut watch = client.watch_everything(want.revision).await?;
-    let message = wait::eventually("the watch ends", START_LIMIT, || async { Ok(()) });
-    message.await?;
     loop {
         let message = watch.message().await?.context("the watch ended without a word")?;
         if message.canceled {
@@ -334,9 +335,9 @@ async fn files_and_orders_that_cannot_be_restored_say_what_to_do() -> Result<()>
     let bare = format!("--data-dir={}", path("target").display());
     run(&tripod(), &["snapshot", "restore", text(&path("bare")), "--skip-hash-check", &bare])?;
     ensure!(refused(&tripod(), &["snapshot", "status", text(&path("cut"))])?.contains("cut short"));
-    let nobody = ["--endpoints=127.0.0.1:1", "--dial-timeout=200ms", "snapshot", "save"];
+    let nobody = ["--endpoints=127.0.0.1:1", "--dial-timeout=200ms"];
     let target = path("never");
-    refused(&tripod(), &[&nobody[..], &[text(&target)]].concat())?;
+    refused(&tripod(), &[&["snapshot", "save", text(&target)][..], &nobody].concat())?;
     ensure!(!target.exists() && !path("never.part").exists());
     Ok(())
 }
@@ -498,5 +499,100 @@ async fn a_crash_during_defragmentation_loses_nothing() -> Result<()> {
             .count();
         ensure!(stores == 1, "{stores} stores are left");
     }
+    cluster.close()
+}
+
+/// A process that ends with the test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Errors mean that it is gone already.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_follows_its_source_through_a_restart() -> Result<()> {
+    let mut source = Cluster::start(Options::candidate(1)?).await?;
+    let target = Cluster::start(Options::reference()?).await?;
+    let client = source.members[0].client();
+    for at in 0..300 {
+        client.put(format!("a/{at}"), format!("{at}")).await?;
+    }
+    client.put("b", "not mirrored").await?;
+    let mirror = Command::new(tripod())
+        .arg("ctl")
+        .arg(format!("--endpoints={}", source.members[0].client_url()))
+        .args(["make-mirror", "--prefix=a/", "--dest-prefix=copy/"])
+        .arg(target.members[0].client_url())
+        .spawn()?;
+    let _mirror = Running(mirror);
+    let copy = target.members[0].client();
+    let arrived = async |key: &str, count: i64| {
+        let what = format!("{key} arrives");
+        wait::eventually(&what, START_LIMIT, || async {
+            let found = copy.get(key.to_owned()).await?.count;
+            ensure!(found == count, "{found} of {key}");
+            Ok(())
+        })
+        .await
+    };
+    arrived("copy/299", 1).await?;
+    client.delete("a/7").await?;
+    arrived("copy/7", 0).await?;
+    source.members[0].kill()?;
+    source.restart_missing().await?;
+    let client = source.members[0].client();
+    client.delete("a/8").await?;
+    client.put("a/last", "x").await?;
+    arrived("copy/last", 1).await?;
+    arrived("copy/8", 0).await?;
+    let pairs = copy.everything(0).await?.kvs;
+    ensure!(pairs.len() == 299, "{} pairs", pairs.len());
+    ensure!(pairs.iter().all(|pair| pair.key.starts_with(b"copy/")));
+    target.close()?;
+    source.close()
+}
+
+/// Most memory a process has had, in bytes.
+fn peak_memory(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("VmHWM")?;
+    let kilobytes = line.split_whitespace().nth(1).context("a number")?;
+    Ok(kilobytes.parse::<u64>()? * 1024)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "writes 600 MB; run it with --ignored after changes to snapshots"]
+async fn a_snapshot_of_200_mb_takes_little_memory() -> Result<()> {
+    let dir = TempDir::new()?;
+    let cluster = Cluster::start(Options::candidate(1)?).await?;
+    let client = cluster.members[0].client();
+    for at in 0..4_000 {
+        // Old versions: they are on disk only.
+        client.put(format!("k{}", at % 40), vec![b'x'; 50_000]).await?;
+    }
+    client.maintenance().defragment(pb::DefragmentRequest {}).await?;
+    let pid = cluster.members[0].pid()?;
+    let before = peak_memory(pid)?;
+    let file = dir.path().join("large.db");
+    let endpoint = format!("--endpoints={}", cluster.members[0].client_url());
+    run(&tripod(), &["snapshot", "save", text(&file), endpoint.as_str()])?;
+    let after = peak_memory(pid)?;
+    let size = fs::metadata(&file)?.len();
+    eprintln!("large: {size} bytes of file, peak memory {before} became {after}");
+    ensure!(size > 200_000_000, "{size} bytes");
+    ensure!(after - before < 48 << 20, "peak memory went from {before} to {after}");
+    let status = run(&tool("etcdutl")?, &["snapshot", "status", text(&file)])?;
+    ensure!(status.contains("4001, "), "{status}");
+    let restored = Cluster::prepare(Options::candidate(1)?)?;
+    restore(&tripod(), &file, &restored, &[])?;
+    let restored = start(restored).await?;
+    let revision = client.revision().await?;
+    let want = client.hash_kv(revision).await?.hash;
+    ensure!(restored.members[0].client().hash_kv(revision).await?.hash == want);
+    restored.close()?;
     cluster.close()
 }

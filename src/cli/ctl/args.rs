@@ -168,6 +168,8 @@ pub(super) enum Command {
     /// Save, inspect and restore snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Copy a prefix to another cluster and follow its changes
+    MakeMirror(MirrorArgs),
     /// Hand the leadership to another member
     MoveLeader(Positional),
     /// Hold a lock until interrupted, or while a command runs
@@ -352,6 +354,45 @@ pub(super) enum SnapshotCommand {
     Status(Positional),
     /// Make a new member's data directory from a snapshot file
     Restore(RestoreArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct MirrorArgs {
+    #[command(flatten)]
+    pub(super) destination: Positional,
+    /// What to mirror; default everything
+    #[arg(long, default_value = "")]
+    pub(super) prefix: String,
+    /// Prefix at the destination; default the same
+    #[arg(long, default_value = "")]
+    pub(super) dest_prefix: String,
+    /// Without the prefix at the destination
+    #[arg(long)]
+    pub(super) no_dest_prefix: bool,
+    /// Copy nothing and follow changes from this revision on
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub(super) rev: i64,
+    /// Operations in one transaction at the destination
+    #[arg(long, default_value_t = 128)]
+    pub(super) max_txn_ops: u64,
+    /// User at the destination as NAME:PASSWORD, or NAME with --dest-password
+    #[arg(long, default_value = "")]
+    pub(super) dest_user: String,
+    /// Password of --dest-user
+    #[arg(long, default_value = "")]
+    pub(super) dest_password: String,
+    /// Authorities of the destination's certificates
+    #[arg(long, default_value = "")]
+    pub(super) dest_cacert: String,
+    /// Client certificate for the destination
+    #[arg(long, default_value = "")]
+    pub(super) dest_cert: String,
+    /// Private key of --dest-cert
+    #[arg(long, default_value = "")]
+    pub(super) dest_key: String,
+    /// Speak cleartext to the destination (the default)
+    #[arg(long, hide = true)]
+    pub(super) dest_insecure_transport: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -555,7 +596,7 @@ pub(super) struct DefragArgs {
 }
 
 /// Switches, for which Go also takes `=true` and `=false`.
-const SWITCHES: [&str; 21] = [
+const SWITCHES: [&str; 23] = [
     "cluster",
     "count-only",
     "debug",
@@ -577,6 +618,8 @@ const SWITCHES: [&str; 21] = [
     "print-value-only",
     "skip-hash-check",
     "mark-compacted",
+    "no-dest-prefix",
+    "dest-insecure-transport",
 ];
 
 /// Rewrites `--switch=true` to `--switch` and drops `--switch=false`, up to `--`.

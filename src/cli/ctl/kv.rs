@@ -23,7 +23,7 @@ use crate::api::proto::etcdserverpb::{
 };
 
 /// Range end that means "every key from here on".
-const FROM_KEY: &[u8] = b"\0";
+pub(super) const FROM_KEY: &[u8] = b"\0";
 /// The smallest key, which stands in for an empty one in ranges.
 const FIRST_KEY: &[u8] = b"\0";
 
