@@ -292,6 +292,19 @@ impl LogStore {
         inner.vote.is_none() && inner.last.is_none()
     }
 
+    /// Makes a fresh log one that was cut behind `founding`: whoever lacks what came before needs
+    /// the whole state. Durable.
+    pub(crate) fn begin_behind(&self, founding: LogId) -> Result<(), crate::Error> {
+        let mut inner = self.shared.inner.lock();
+        if inner.last.is_some() {
+            return Err(crate::Error::Bootstrap("the log is not empty".into()));
+        }
+        inner.wal()?.purge_to(founding.index, &log_id_record(founding))?;
+        inner.wal()?.sync()?;
+        (inner.purged, inner.last) = (Some(founding), Some(founding));
+        Ok(())
+    }
+
     /// Ends the log with a membership of `node_id` alone, in a term of its own. What was not
     /// committed before it is committed with it: nobody is left who could know better.
     pub(crate) fn force_alone(

@@ -9,7 +9,7 @@
 //!   when it is sent.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -37,8 +37,8 @@ use crate::{
     row::{self, ROW_HEADER_BYTES},
     snapshot::{Outgoing, Received, SnapshotDir},
     types::{
-        Entry, LogId, MalformedBatch, Membership, NodeId, Payload, Peer, SnapshotMeta,
-        StoredMembership, TypeConfig, log_id,
+        Entry, LogId, MalformedBatch, Membership, NodeId, Payload, SnapshotMeta, StoredMembership,
+        TypeConfig,
     },
 };
 
@@ -62,6 +62,13 @@ pub(crate) struct AppliedState {
 pub(crate) struct MalformedMark(String);
 
 impl AppliedState {
+    /// The mark of a state to which nothing but `membership` was applied.
+    pub(crate) fn founding(founding: LogId, membership: Membership) -> Mark {
+        let mut applied = Self::default();
+        applied.set_membership(StoredMembership::new(Some(founding), membership));
+        applied.mark(founding)
+    }
+
     /// Reads a mark back.
     pub(crate) fn from_mark(mark: Option<&Mark>) -> Result<Self, MalformedMark> {
         let bad = |error: &dyn std::fmt::Display| MalformedMark(error.to_string());
@@ -106,21 +113,6 @@ impl AppliedState {
     fn meta(&self) -> SnapshotMeta {
         SnapshotMeta { last_log_id: self.log_id, last_membership: self.membership.clone() }
     }
-}
-
-/// The mark of a state that a new cluster of `members`, all of them voters, begins with. It says
-/// what the first entry of a new cluster's log would.
-///
-/// # Errors
-/// There is no member.
-pub fn founding_mark(members: BTreeMap<NodeId, Peer>) -> io::Result<Mark> {
-    let voters: BTreeSet<NodeId> = members.keys().copied().collect();
-    let membership = Membership::new(vec![voters], members).map_err(io::Error::other)?;
-    // Where openraft puts the membership of a cluster that is initialized.
-    let founding = log_id(0, 0);
-    let mut applied = AppliedState::default();
-    applied.set_membership(StoredMembership::new(Some(founding), membership));
-    Ok(applied.mark(founding))
 }
 
 /// What openraft passes around as a snapshot.

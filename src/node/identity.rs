@@ -111,10 +111,11 @@ pub(super) fn write_restored(
     config: &Config,
     member_dir: &Path,
     cluster_id: u64,
-) -> std::io::Result<()> {
+) -> std::io::Result<Identity> {
     let (_, member_id) = founded(config);
     let wal_dir = config.separate_wal_dir().map(Path::to_owned);
-    write(&member_dir.join(FILE), &Stored { cluster_id, member_id, joined: false, wal_dir })
+    write(&member_dir.join(FILE), &Stored { cluster_id, member_id, joined: false, wal_dir })?;
+    Ok(Identity { cluster_id, member_id, name: config.name.clone() })
 }
 
 /// Cluster and member id of an initial member.

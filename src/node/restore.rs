@@ -23,7 +23,7 @@ use tripod_storage::{
     etcd::{self, Bump, FileStatus, ImportError, Imported},
 };
 
-use super::{ENGINE_DIR, MEMBER_DIR, identity, initial_peers};
+use super::{ENGINE_DIR, MEMBER_DIR, identity, initial_peers, raft_config};
 use crate::{
     config::{Config, ConfigError},
     member_id,
@@ -78,6 +78,9 @@ pub enum RestoreError {
     /// The engine could not take it.
     #[error(transparent)]
     Engine(#[from] tripod_storage::Error),
+    /// The log could not be made.
+    #[error(transparent)]
+    Log(#[from] tripod_raft::Error),
     /// The system refused.
     #[error("cannot {action}")]
     Io {
@@ -165,8 +168,10 @@ fn fill(
 ) -> Result<Imported, RestoreError> {
     let members = initial_peers(config);
     let ids: Vec<u64> = members.keys().copied().collect();
-    let mark = tripod_raft::founding_mark(members)
-        .map_err(|error| RestoreError::Io { action: "found the cluster".into(), source: error })?;
+    let cluster_id = restored_cluster_id(&ids, digest, restore);
+    let identity =
+        identity::write_restored(config, part, cluster_id).map_err(io_error("write", part))?;
+    let mark = tripod_raft::found_restored(&raft_config(config, &identity, part.into()), members)?;
     let engine = RewritableEngine::open(&part.join(ENGINE_DIR), &SledOptions::default())?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
     let imported = etcd::import(reader, &engine, &mark, restore.bump)?;
@@ -177,12 +182,13 @@ fn fill(
              before the snapshot is saved",
         ));
     }
-    drop(engine);
+    Ok(imported)
+}
+
+fn restored_cluster_id(ids: &[u64], digest: &[u8], restore: &Restore) -> u64 {
     let mut founding = digest.to_vec();
     founding.extend_from_slice(&restore.bump.map_or(0, |bump| bump.by).to_be_bytes());
-    let cluster_id = member_id::restored_cluster_id(&ids, &founding);
-    identity::write_restored(config, part, cluster_id).map_err(io_error("write", part))?;
-    Ok(imported)
+    member_id::restored_cluster_id(ids, &founding)
 }
 
 /// etcd takes an empty directory, too.

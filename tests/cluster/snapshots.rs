@@ -240,6 +240,25 @@ async fn three_members_go_on_from_a_snapshot_of_real_etcd() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_joins_a_restored_cluster_gets_what_was_restored() -> Result<()> {
+    let dir = TempDir::new()?;
+    let (file, want, events) = saved(Options::candidate(1)?, &tripod(), dir.path(), 100).await?;
+    let cluster = Cluster::prepare(Options::candidate(1)?)?;
+    restore(&tripod(), &file, &cluster, &[])?;
+    let mut cluster = start(cluster).await?;
+    let newcomer = cluster.newcomer()?;
+    let request = pb::MemberAddRequest {
+        peer_ur_ls: vec![cluster.members[newcomer].peer_url()],
+        is_learner: false,
+    };
+    cluster.members[0].client().cluster().member_add(request).await?;
+    cluster.members[newcomer].start()?;
+    cluster.members[newcomer].healthy_within(START_LIMIT).await?;
+    check_equal(&cluster.members[newcomer].client(), &want, events).await?;
+    cluster.close()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_was_not_restored_is_refused_by_those_that_were() -> Result<()> {
     let dir = TempDir::new()?;
     let (file, want, _) = saved(Options::candidate(1)?, &tripod(), dir.path(), 40).await?;

@@ -402,8 +402,8 @@ pub(super) struct RestoreArgs {
     /// Directory to make; default NAME.etcd
     #[arg(long, default_value = "")]
     pub(super) data_dir: String,
-    /// Not supported; the log lies in the data directory
-    #[arg(long, default_value = "", hide = true)]
+    /// Directory that the member will have its log in; default inside the data directory
+    #[arg(long, default_value = "")]
     pub(super) wal_dir: String,
     /// The new member's name
     #[arg(long, default_value = "default")]

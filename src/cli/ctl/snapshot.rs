@@ -141,15 +141,11 @@ fn restore_file(args: &RestoreArgs) -> Result<(), Exit> {
         (_, false) => return Err(Exit::args("--bump-revision required --mark-compacted")),
         (by, true) => Some(Bump { by }),
     };
-    if !args.wal_dir.is_empty() {
-        let text = "--wal-dir is not supported: the log lies in the data directory; mount the \
-                    disk you want for it at DATA_DIR/member/wal";
-        return Err(Exit::args(text));
-    }
     let bad = |flag: &str, error: &dyn std::fmt::Display| Exit::args(format!("--{flag}: {error}"));
     let mut config = Config {
         name: args.name.clone(),
         data_dir: PathBuf::from(&args.data_dir),
+        wal_dir: PathBuf::from(&args.wal_dir),
         initial_cluster_token: args.initial_cluster_token.clone(),
         initial_cluster: (args.initial_cluster.parse())
             .map_err(|error| bad("initial-cluster", &error))?,
