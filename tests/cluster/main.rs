@@ -18,5 +18,5 @@ mod joining;
 mod load;
 mod plain_http;
 mod recovery;
-mod tls;
 mod snapshots;
+mod tls;
