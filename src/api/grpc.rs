@@ -215,7 +215,7 @@ impl Services for Rpc {
                 Box::pin(election::observe(rpc, requests, responses, context))
             }
             "/etcdserverpb.Maintenance/Snapshot" => {
-                Box::pin(maintenance::snapshot(rpc, requests, responses))
+                Box::pin(maintenance::snapshot(rpc, requests, responses, context))
             }
             _ => Box::pin(std::future::ready(Err(unknown_method()))),
         }

@@ -22,7 +22,9 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tripod_raft::Node;
 use tripod_storage::{
-    Revision, bbolt,
+    Revision,
+    auth::Ask,
+    bbolt,
     etcd::{About, Backup, BackupMember, BackupWriter},
 };
 
@@ -99,12 +101,13 @@ impl Snapshot {
 }
 
 impl Client {
-    /// Writes the state as of now into a file of etcd's format. Local: serves on every member.
+    /// Writes the state, users included, as of now into a file of etcd's format. Local: serves on every member.
     ///
     /// # Errors
     /// [`Error::TooManyRequests`] while [`SNAPSHOTS_MAX`] are under way, [`Error::Snapshot`]
     /// where the file cannot be written.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
+        self.permit(&Ask::Admin)?;
         let slot = self.snapshots.free.clone().try_acquire_owned();
         let slot = slot.map_err(|_| Error::TooManyRequests)?;
         let name = self.snapshots.names.fetch_add(1, Ordering::Relaxed);

@@ -79,7 +79,10 @@ impl Client {
         let expires_ns = ttl_s.map(|ttl_s| deadline_ns(now_ns, ttl_s));
         let change = Change::Write(Write { key, op, expires_ns, refresh, now_ns });
         let command = Command::V2(Box::new(change));
-        self.check_quota(&command).await?;
+        if self.is_over_quota(&command) {
+            return Err(self.raise_no_space().await.into());
+        }
+        // Without a caller: while authentication is on, apply refuses it whatever the front did.
         let answer = self.port.propose(command).await.map_err(Error::from)?;
         let Answer { applied, term, index } = answer;
         match applied.outcome.map_err(Error::from)? {

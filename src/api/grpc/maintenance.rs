@@ -11,7 +11,7 @@ use tripod_storage::{
 
 use super::{Shared, decode, encode, header, pb};
 use crate::{
-    api::service::{Code, Status},
+    api::service::{CallContext, Code, Status},
     client::{CLUSTER_VERSION, Client},
     version,
 };
@@ -77,11 +77,14 @@ pub(super) async fn snapshot(
     rpc: Rc<Shared>,
     mut requests: mpsc::Receiver<Bytes>,
     responses: mpsc::Sender<Bytes>,
+    context: CallContext,
 ) -> Result<(), Status> {
     let Some(request) = requests.recv().await else { return Ok(()) };
     let _: pb::SnapshotRequest = decode(request)?;
+    let acting = rpc.acting_for(&context).await;
+    let client = acting.as_deref().unwrap_or(&rpc.client);
     let mut snapshot = tokio::select! {
-        snapshot = rpc.client.snapshot() => snapshot?,
+        snapshot = client.snapshot() => snapshot?,
         () = responses.closed() => return Ok(()),
     };
     let mut left = snapshot.size_bytes();

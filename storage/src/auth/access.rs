@@ -18,6 +18,7 @@ use crate::{
     command::{DeleteRange, Put, Range, Txn, TxnOp},
     lease::LeaseTable,
     mvcc::txn,
+    v2,
 };
 
 /// What somebody wants.
@@ -108,13 +109,14 @@ impl Auth {
 
 /// Commands that no client sends.
 fn is_internal(command: &Command) -> bool {
-    matches!(
-        command,
+    match command {
         Command::LeaseExpire { .. }
-            | Command::LeaseCheckpoint { .. }
-            | Command::MemberAttributes { .. }
-            | Command::Noop
-    )
+        | Command::LeaseCheckpoint { .. }
+        | Command::MemberAttributes { .. }
+        | Command::Noop => true,
+        Command::V2(change) => matches!(**change, v2::Change::Expire { .. }),
+        _ => false,
+    }
 }
 
 /// Rights on keys are those of the revision that the caller has proven himself at; what needs
