@@ -62,9 +62,14 @@ fn configs(dir: &std::path::Path, change: impl Fn(&mut Config)) -> Result<Vec<Co
 
 /// Changes a value behind the back of consensus, in one member's state alone.
 fn flip(member: &Member) -> Result<()> {
+    write(member, "flipped")
+}
+
+/// Writes a value behind the back of consensus.
+fn write(member: &Member, value: &'static str) -> Result<()> {
     let mut machine = member.client().node().state().write();
     let mark = machine.mark().cloned().context("something was applied")?;
-    let put = Put { key: "k".into(), value: "flipped".into(), ..Put::default() };
+    let put = Put { key: "k".into(), value: value.into(), ..Put::default() };
     machine.apply(mark, vec![Command::Put(put)])?;
     Ok(())
 }
@@ -146,10 +151,12 @@ async fn a_member_whose_data_differ_does_not_start() -> Result<()> {
     let starts = starts.map(|config| Member::start_with(config, EngineKind::Disk));
     let mut members = futures::future::try_join_all(starts).await?;
     members[0].client().set("k", "v").await?;
+    // All at one revision, so that they stay comparable whenever the member catches up.
+    write(&members[0], "right")?;
+    write(&members[1], "right")?;
     flip(&members[2])?;
     // The flipped value reaches the engine with the next flush, the mark with it.
     members[2].client().defragment().await?;
-    members[1].client().set("k", "w").await?;
     members.pop().context("three")?.shutdown().await;
     let again = Member::start_with(configs[2].clone(), EngineKind::Disk).await;
     let error = again.map(drop).expect_err("its data differ");
