@@ -101,11 +101,13 @@ impl Snapshot {
 }
 
 impl Client {
-    /// Writes the state, users included, as of now into a file of etcd's format. Local: serves on every member.
+    /// Writes the state, users included, as of now into a file of etcd's format. Local: serves on
+    /// every member.
     ///
     /// # Errors
-    /// [`Error::TooManyRequests`] while [`SNAPSHOTS_MAX`] are under way, [`Error::Snapshot`]
-    /// where the file cannot be written.
+    /// [`Error::Rejected`] for anybody but root while authentication is on: the file holds every
+    /// key and password hash. [`Error::TooManyRequests`] while [`SNAPSHOTS_MAX`] are under way,
+    /// [`Error::Snapshot`] where the file cannot be written.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         self.permit(&Ask::Admin)?;
         let slot = self.snapshots.free.clone().try_acquire_owned();

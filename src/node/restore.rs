@@ -90,9 +90,6 @@ pub enum RestoreError {
         #[source]
         source: io::Error,
     },
-    /// It has something that this version cannot keep.
-    #[error("{0}")]
-    Unsupported(&'static str),
 }
 
 impl From<ImportError> for RestoreError {
@@ -175,13 +172,6 @@ fn fill(
     let engine = RewritableEngine::open(&part.join(ENGINE_DIR), &SledOptions::default())?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
     let imported = etcd::import(reader, &engine, &mark, restore.bump)?;
-    if !imported.auth.is_empty() {
-        return Err(RestoreError::Unsupported(
-            "the file has users and roles, which this version cannot keep; restoring it would \
-             open the data to everybody. Disable authentication and delete users and roles \
-             before the snapshot is saved",
-        ));
-    }
     Ok(imported)
 }
 

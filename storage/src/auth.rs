@@ -4,6 +4,7 @@
 //! | room | what it holds |
 //! |---|---|
 //! | `tables` | users, roles, the switch and the auth revision; how commands change them |
+//! | `backend` | the tables as an etcd backend has them |
 //! | `access` | [`Auth::authorize`]: may this caller do that? |
 //! | `spans` | key ranges granted to a user, merged |
 //! | `feed` | what happened to logins since somebody last looked |
@@ -22,6 +23,7 @@
 //! measured on etcd 3.5.1, holes closed as in later releases.
 
 mod access;
+mod backend;
 mod feed;
 mod spans;
 mod tables;

@@ -619,3 +619,48 @@ async fn a_snapshot_of_200_mb_takes_little_memory() -> Result<()> {
     restored.close()?;
     cluster.close()
 }
+
+/// Root with a password, and authentication on.
+fn lock_up(endpoint: &str) -> Result<()> {
+    let etcdctl = tool("etcdctl")?;
+    for args in [
+        &["user", "add", "root:secret"][..],
+        &["user", "grant-role", "root", "root"],
+        &["auth", "enable"],
+    ] {
+        run(&etcdctl, &[&[endpoint], args].concat())?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_survive_both_ways_and_only_root_takes_snapshots() -> Result<()> {
+    let dir = TempDir::new()?;
+    let (etcdctl, etcdutl, ours) = (tool("etcdctl")?, tool("etcdutl")?, tripod());
+    let ways = [
+        (Options::reference()?, &ours, Options::candidate(1)?),
+        (Options::candidate(1)?, &etcdutl, Options::reference()?),
+    ];
+    for (at, (from, restorer, to)) in ways.into_iter().enumerate() {
+        let source = Cluster::start(from).await?;
+        source.members[0].client().put("key", "value").await?;
+        let endpoint = format!("--endpoints={}", source.members[0].client_url());
+        lock_up(&endpoint)?;
+        let file = dir.path().join(format!("{at}.db"));
+        let save = ["snapshot", "save", text(&file), endpoint.as_str()];
+        refused(&ours, &save)?;
+        ensure!(!file.exists(), "somebody unknown got a snapshot");
+        run(&etcdctl, &[&save[..], &["--user=root:secret"]].concat())?;
+        source.close()?;
+        let restored = Cluster::prepare(to)?;
+        restore(restorer, &file, &restored, &[])?;
+        let mut restored = start(restored).await?;
+        let endpoint = format!("--endpoints={}", restored.members[0].client_url());
+        let get = ["get", "key", "--print-value-only", endpoint.as_str()];
+        refused(&etcdctl, &get)?;
+        let value = run(&etcdctl, &[&get[..], &["--user=root:secret"]].concat())?;
+        ensure!(value == "value\n", "{value}");
+        restored.hush();
+    }
+    Ok(())
+}

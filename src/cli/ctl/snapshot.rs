@@ -164,6 +164,9 @@ fn restore_file(args: &RestoreArgs) -> Result<(), Exit> {
         restored.leases,
         config.data_dir.display()
     );
+    if restored.auth_enabled {
+        eprintln!("authentication is on, with the {} users of the file", restored.users);
+    }
     if restored.orphans > 0 {
         eprintln!("warning: {} keys named leases that are not in the file", restored.orphans);
     }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Error, Revision,
     engine::{Engine, WriteBatch},
-    etcd::{AuthTables, Backup},
+    etcd::Backup,
     history::{ALL_DROPPED, Block, BlockBuilder, ChangeRef, DeadSet, History},
     keys::{self, rev_key},
     mvcc::compact::{Step, is_sparse},
@@ -304,7 +304,7 @@ impl StateMachine {
     /// Begins to write the whole state out as an etcd backend, as of now. See [`Backup`].
     pub fn backup(&mut self) -> Backup {
         self.store.history.seal();
-        Backup::new(self, AuthTables::default(), Arc::clone(&self.pin))
+        Backup::new(self, self.auth.to_backend(), Arc::clone(&self.pin))
     }
 
     /// Blocks of history that wait to be removed or rewritten in the engine; 0 while an export

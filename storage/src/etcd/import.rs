@@ -12,6 +12,7 @@ use super::{
 use crate::{
     LeaseId, Revision,
     apply::Mark,
+    auth::Auth,
     bbolt::{self, Reader, Source},
     command::AlarmKind,
     engine::{Engine, WriteBatch},
@@ -62,8 +63,10 @@ pub struct Imported {
     pub leases: u64,
     /// Keys that named a lease which is not there; they have none now.
     pub orphans: u64,
-    /// Users and roles.
-    pub auth: AuthTables,
+    /// Users.
+    pub users: u64,
+    /// Authentication is on.
+    pub auth_enabled: bool,
 }
 
 /// Rows on their way into the engine.
@@ -112,7 +115,12 @@ pub fn import<S: Source>(
     let leases = leases(reader, &mut rows)?;
     imported.leases = leases.len() as u64;
     alarms(reader, &mut rows)?;
-    imported.auth = auth(reader)?;
+    let tables = auth(reader)?;
+    let stored = Auth::from_backend(&tables).ok_or_else(|| odd("a user or role has no name"))?;
+    for (key, row) in stored.rows() {
+        rows.put(key, row)?;
+    }
+    (imported.users, imported.auth_enabled) = (tables.users.len() as u64, tables.enabled);
     let compacted = compact_revision(reader)?;
     let changes = changes(reader, &mut rows, &leases)?;
     imported.changes = changes.count;

@@ -6,6 +6,7 @@ use crate::{
         Mark, StateMachine,
         tests::{machine, options, put},
     },
+    auth::{AuthChange, PasswordHash},
     bbolt::{Reader, Writer},
     command::{AlarmAction, AlarmKind, Command, Compact, DeleteRange, Put, Range},
     engine::{Engine, MemoryEngine},
@@ -38,6 +39,16 @@ fn filled() -> StateMachine {
     machine.one(Command::Put(leased));
     machine.one(Command::Compact(Compact { revision: 500 }));
     machine.one(delete("key8"));
+    let permission = crate::auth::Permission { kind: 0, key: "a".into(), range_end: "b".into() };
+    for change in [
+        AuthChange::RoleAdd { name: "reader".into() },
+        AuthChange::RoleGrantPermission { name: "reader".into(), permission: Some(permission) },
+        AuthChange::UserAdd { name: "ann".into(), password: Some(PasswordHash::new("$2a$x")) },
+        AuthChange::UserAdd { name: "bob".into(), password: None },
+        AuthChange::UserGrantRole { user: "ann".into(), role: "reader".into() },
+    ] {
+        machine.one(Command::Auth(change));
+    }
     machine.one(Command::Alarm {
         action: AlarmAction::Activate,
         member_id: 7,
@@ -82,6 +93,9 @@ fn a_state_survives_the_way_through_a_backend() {
     assert_eq!(copy.leases(), machine.leases());
     assert_eq!(copy.lease_keys(-3), machine.lease_keys(-3));
     assert_eq!(copy.alarms(), machine.alarms());
+    assert_eq!(copy.auth_hash(), machine.auth_hash());
+    assert_eq!(copy.user_roles("ann").unwrap(), ["reader"]);
+    assert_eq!(copy.auth_revision(), machine.auth_revision());
     assert_eq!(copy.mark(), Some(&mark()));
 }
 
