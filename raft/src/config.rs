@@ -51,6 +51,8 @@ pub struct Config {
     /// Longest time written data stays without an engine sync, in milliseconds. Only after it
     /// may the log be cut; nothing acknowledged depends on it.
     pub engine_sync_interval_ms: u64,
+    /// Entries whose applying takes longer count as slow, in milliseconds.
+    pub slow_apply_ms: u64,
     /// Most learners in the cluster (etcd: 1; more are needed for a remote center).
     pub learners_max: usize,
     /// Refuse membership changes that put the quorum at risk (etcd's strict reconfiguration
@@ -97,6 +99,7 @@ impl Config {
             flush_bytes_max: 128 << 20,
             flush_interval_ms: 1_000,
             engine_sync_interval_ms: 5_000,
+            slow_apply_ms: 100,
             learners_max: 16,
             strict_reconfiguration: true,
         }

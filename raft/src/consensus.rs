@@ -29,6 +29,7 @@ use crate::{
     members::{self, Members},
     network::Network,
     node::{Bootstrap, Job, Raft, Stop},
+    probe,
     proposer::Proposer,
     queue::Queues,
     reads::Reads,
@@ -109,6 +110,8 @@ pub(crate) fn start(
     };
     let flusher = Flusher::start(state.clone(), engine.clone(), settings, durable, fatal.clone())?;
     let queues = Arc::new(Queues::new(config.request_bytes_max));
+    let slow_apply_ns = config.slow_apply_ms.saturating_mul(1_000_000);
+    queues.counters.slow_apply_ns.store(slow_apply_ns, Ordering::Relaxed);
     let hub = Arc::new(Hub::new(config.node_id, queues.clone()));
     let store = StateStore::new(
         state.clone(),
@@ -343,6 +346,7 @@ fn spawn_tasks(
         confirm_timeout: config.election_timeout(),
     };
     tokio::spawn(reads.run());
+    tokio::spawn(probe::run(hub.clone(), raft.clone(), network.clone()));
     let worker = members::Worker {
         node_id: config.node_id,
         raft: raft.clone(),

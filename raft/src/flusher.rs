@@ -20,7 +20,7 @@ use tripod_storage::{
     engine::Engine,
 };
 
-use crate::{Error, fatal::Fatal, log_store::Durable};
+use crate::{Error, fatal::Fatal, log_store::Durable, measures::Histogram};
 
 /// Keys of compacted history pruned under one write lock.
 const COMPACT_KEYS: usize = 512;
@@ -65,6 +65,15 @@ struct Shared {
     /// Told after each pruning step that left nothing to prune.
     pruned: Notify,
     abandoned: AtomicBool,
+    measures: FlushMeasures,
+}
+
+/// What the thread measures.
+#[derive(Debug)]
+pub(crate) struct FlushMeasures {
+    /// A batch for the engine, its sync included where one was made.
+    pub(crate) commit: Histogram,
+    pub(crate) sync: Histogram,
 }
 
 /// Handle of the write-behind thread.
@@ -101,6 +110,11 @@ impl Flusher {
             flushed: Notify::new(),
             pruned: Notify::new(),
             abandoned: AtomicBool::new(false),
+            measures: FlushMeasures {
+                // etcd's bounds.
+                commit: Histogram::of_time(Duration::from_millis(1), 14),
+                sync: Histogram::of_time(Duration::from_millis(1), 14),
+            },
         });
         let of_thread = shared.clone();
         let thread = std::thread::Builder::new()
@@ -120,6 +134,16 @@ impl Flusher {
                 self.shared.wake.notify_one();
             }
         }
+    }
+
+    /// What was measured since the start.
+    pub(crate) fn measures(&self) -> &FlushMeasures {
+        &self.shared.measures
+    }
+
+    /// Bytes applied and not in the engine, about.
+    pub(crate) fn pending_bytes(&self) -> u64 {
+        self.shared.pending.load(Ordering::Relaxed)
     }
 
     /// Waits while more than `bytes_max` is pending.
@@ -232,12 +256,15 @@ impl Shared {
                 return Ok(());
             }
             let _busy = self.busy.lock();
+            let began = Instant::now();
             let (written, mark) = self.flush()?;
             unsynced += written;
             let due = last_sync.elapsed() >= self.settings.sync_interval || unsynced >= SYNC_BYTES;
             if stop || !syncs.is_empty() || (due && unsynced > 0) {
+                let sync_began = Instant::now();
                 self.engine.sync()?;
                 last_sync = Instant::now();
+                self.measures.sync.observe_time(last_sync - sync_began);
                 unsynced = 0;
                 if let Some(mark) = &mark {
                     self.durable.advance(mark.index + 1);
@@ -247,6 +274,9 @@ impl Shared {
                     // A requester that is gone needs no answer.
                     let _ = sender.send(mark.clone());
                 }
+            }
+            if written > 0 {
+                self.measures.commit.observe_time(began.elapsed());
             }
             if stop {
                 return Ok(());

@@ -126,6 +126,11 @@ impl Hub {
         self.batches.lock().len()
     }
 
+    /// Proposals of batches that are not answered.
+    pub(crate) fn proposals_under_way(&self) -> u64 {
+        self.batches.lock().values().map(|waiting| waiting.dests.len() as u64).sum()
+    }
+
     /// Hands the answers of an applied batch to its callers, if they are here.
     pub(crate) fn answer(
         &self,

@@ -24,6 +24,7 @@ use tokio::{
 
 use crate::{
     fatal::{Fatal, REMOVED},
+    measures::Counted,
     queue::Counters,
     queue::Queues,
     transport::{PeerStream, PeerTransport},
@@ -72,10 +73,16 @@ impl Dialer {
         &self.queues.counters
     }
 
+    /// Counts a request to `target` that was not answered.
+    fn failed(&self, target: NodeId) {
+        self.queues.peers.of(target).send_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Connects to `target` and greets it.
     async fn dial(&self, target: NodeId, peer: &Peer, lane: Lane) -> io::Result<Halves> {
         let attempt = async {
-            let mut stream = self.transport.connect(&peer.peer_urls, lane).await?;
+            let stream = self.transport.connect(&peer.peer_urls, lane).await?;
+            let mut stream = Counted::wrap(stream, self.queues.peers.of(target));
             let hello = Hello {
                 version: WIRE_VERSION,
                 lane,
@@ -154,6 +161,15 @@ impl Exclusive {
 
     /// Sends the frame that `encode` makes for a request id and waits for its answer.
     pub(crate) async fn request(
+        &mut self,
+        encode: impl FnOnce(u64) -> Result<BytesMut, Malformed>,
+        deadline: Instant,
+    ) -> Result<Bytes, LinkError> {
+        let answer = self.attempt(encode, deadline).await;
+        answer.inspect_err(|_| self.dialer.failed(self.target))
+    }
+
+    async fn attempt(
         &mut self,
         encode: impl FnOnce(u64) -> Result<BytesMut, Malformed>,
         deadline: Instant,
@@ -264,6 +280,16 @@ impl Shared {
 
     /// Sends the frame that `encode` makes for a request id and waits for its answer.
     pub(crate) async fn request(
+        &self,
+        peer: &Peer,
+        encode: impl FnOnce(u64) -> Result<BytesMut, Malformed>,
+        deadline: Instant,
+    ) -> Result<Bytes, LinkError> {
+        let answer = self.attempt(peer, encode, deadline).await;
+        answer.inspect_err(|_| self.inner.dialer.failed(self.inner.target))
+    }
+
+    async fn attempt(
         &self,
         peer: &Peer,
         encode: impl FnOnce(u64) -> Result<BytesMut, Malformed>,

@@ -118,6 +118,7 @@ impl Proposer {
         let id = BatchId { node: self.hub.node_id, incarnation: self.hub.incarnation, sequence };
         let deadline = chunk.since + self.timeout;
         let batch = Batch::decoded(chunk.writer.finish(id), chunk.commands);
+        self.hub.queues.counters.batch_commands.observe(chunk.dests.len() as u64);
         self.hub.expect_batch(sequence, chunk.dests, deadline);
         self.hub.queues.counters.batches.fetch_add(1, Ordering::Relaxed);
         Attempt { batch, sequence, deadline }

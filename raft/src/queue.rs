@@ -11,6 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -19,6 +20,7 @@ use tripod_storage::{codec, command::Command};
 
 use crate::{
     error::{ProposeError, ReadError},
+    measures::{Histogram, Peers},
     port::{Dest, PortShared},
     types::BatchWriter,
 };
@@ -56,10 +58,11 @@ pub(crate) struct Queues {
     sole_voter: AtomicBool,
     request_bytes_max: usize,
     pub(crate) counters: Counters,
+    pub(crate) peers: Peers,
 }
 
 /// Plain counters for metrics.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
     pub(crate) proposals: AtomicU64,
     pub(crate) proposals_failed: AtomicU64,
@@ -73,6 +76,51 @@ pub(crate) struct Counters {
     pub(crate) peer_bytes_sent: AtomicU64,
     pub(crate) peer_bytes_received: AtomicU64,
     pub(crate) peers_refused: AtomicU64,
+    pub(crate) apply: Histogram,
+    pub(crate) slow_applies: AtomicU64,
+    /// What is slow, in nanoseconds.
+    pub(crate) slow_apply_ns: AtomicU64,
+    pub(crate) batch_commands: Histogram,
+    pub(crate) slow_reads: AtomicU64,
+    pub(crate) failed_reads: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        #[expect(clippy::declare_interior_mutable_const, reason = "copied for each counter")]
+        const ZERO: AtomicU64 = AtomicU64::new(0);
+        Self {
+            proposals: ZERO,
+            proposals_failed: ZERO,
+            reads: ZERO,
+            read_rounds: ZERO,
+            batches: ZERO,
+            forwarded: ZERO,
+            leader_changes: ZERO,
+            snapshots_sent: ZERO,
+            snapshots_received: ZERO,
+            peer_bytes_sent: ZERO,
+            peer_bytes_received: ZERO,
+            peers_refused: ZERO,
+            apply: Histogram::of_time(Duration::from_micros(10), 20),
+            slow_applies: ZERO,
+            slow_apply_ns: AtomicU64::new(u64::MAX),
+            batch_commands: Histogram::new(1, 13),
+            slow_reads: ZERO,
+            failed_reads: ZERO,
+        }
+    }
+}
+
+impl Counters {
+    /// Notes how long one entry took.
+    pub(crate) fn note_apply(&self, took: Duration) {
+        self.apply.observe_time(took);
+        let slow = Duration::from_nanos(self.slow_apply_ns.load(Ordering::Relaxed));
+        if took > slow {
+            self.slow_applies.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +156,7 @@ impl Queues {
             sole_voter: AtomicBool::new(false),
             request_bytes_max,
             counters: Counters::default(),
+            peers: Peers::default(),
         }
     }
 
@@ -220,6 +269,17 @@ impl Queues {
         }
         reads.waker = Some(context.waker().clone());
         Poll::Pending
+    }
+
+    /// Proposals that no batch has taken.
+    pub(crate) fn proposals_waiting(&self) -> u64 {
+        self.proposals.lock().commands as u64
+    }
+
+    /// Reads answered on the word of a sole voter, over all ports that live.
+    pub(crate) fn sole_voter_reads(&self) -> u64 {
+        let ports = self.ports.lock();
+        ports.iter().filter_map(Weak::upgrade).map(|port| port.sole_voter_reads()).sum()
     }
 
     /// Refuses everything from now on; returns what waited.

@@ -44,6 +44,7 @@ impl Reads {
             let (dests, since) = poll_fn(|context| hub.queues.poll_reads(context)).await;
             let deadline = since + self.timeout;
             if let Err((dests, error)) = self.round(dests, deadline).await {
+                hub.queues.counters.failed_reads.fetch_add(1, Ordering::Relaxed);
                 let mut delivery = Delivery::default();
                 fail_reads(dests, &error, &mut delivery);
                 delivery.wake();
@@ -75,6 +76,7 @@ impl Reads {
                 self.confirmed(dests, index, deadline);
                 return Ok(());
             }
+            self.hub.queues.counters.slow_reads.fetch_add(1, Ordering::Relaxed);
             if Instant::now() >= deadline {
                 let error =
                     if route == Route::None { ReadError::NoLeader } else { ReadError::Timeout };

@@ -30,6 +30,7 @@ use crate::{
     hub::Hub,
     identity,
     info::{ClusterInfo, ClusterMember},
+    measures::Counted,
     members::Members,
     node::Raft,
     port::Dest,
@@ -174,6 +175,7 @@ impl PeerServer {
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no greeting in time"))??;
         tracing::debug!(from = hello.from, lane = ?hello.lane, address = identity.address, "peer connected");
+        let stream = Counted::wrap(stream, self.hub.queues.peers.of(hello.from));
         let (reader, writer) = tokio::io::split(stream);
         let reader = FrameReader::new(reader);
         match hello.lane {
@@ -434,6 +436,7 @@ impl PeerServer {
             kind::CALL => reply_frame(id, &self.called(body).await)?,
             kind::CALL_MEMBER => reply_frame(id, &answer_call(&self.member_handlers, body).await)?,
             kind::MEMBER => reply_frame(id, &self.members.change_here(decode(&body)?).await)?,
+            kind::PROBE => wire::encode_frame(kind::REPLY, id, &[])?,
             other => return Err(unexpected(other)),
         };
         Ok(Some(reply))

@@ -12,7 +12,7 @@ use std::{
     collections::BTreeSet,
     io,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -200,7 +200,10 @@ impl StateStore {
         let mark = self.applied.mark(log_id);
         let (answers, pending) = {
             let mut state = self.state.write();
-            (state.apply(mark, commands)?, state.pending_bytes())
+            let began = Instant::now();
+            let answers = state.apply(mark, commands)?;
+            self.hub.queues.counters.note_apply(began.elapsed());
+            (answers, state.pending_bytes())
         };
         self.applied.log_id = Some(log_id);
         if let Some(id) = id {
@@ -330,7 +333,9 @@ fn install(
     let dir = received.commit()?;
     let mut state = state.write();
     let header = dir.import(engine)?;
+    let counts = state.counts();
     state.reopen(engine.clone())?;
+    state.set_counts(counts);
     drop(state);
     dir.finish()?;
     Ok(header.mark)

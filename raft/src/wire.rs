@@ -213,6 +213,8 @@ pub(crate) mod kind {
     pub(crate) const SNAPSHOT_END: u8 = 10;
     pub(crate) const MEMBER: u8 = 11;
     pub(crate) const CALL_MEMBER: u8 = 12;
+    /// Asks only for an answer.
+    pub(crate) const PROBE: u8 = 13;
     /// Any answer; what it holds follows from the request of the same id.
     pub(crate) const REPLY: u8 = 128;
 }

@@ -181,7 +181,12 @@ impl StateMachine {
                 Ok(answer.map(|()| Response::Done))
             }
             Command::LeaseGrant { id, ttl_s } => Ok(self.grant(id, ttl_s)),
-            Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. } => self.revoke(id),
+            Command::LeaseRevoke { id } => self.revoke(id),
+            Command::LeaseExpire { id, .. } => {
+                let answer = self.revoke(id)?;
+                self.store.counts.leases_expired += u64::from(answer.is_ok());
+                Ok(answer)
+            }
             Command::LeaseCheckpoint { remaining_s } => {
                 for (id, remaining_s) in remaining_s {
                     if self.store.leases.checkpoint(id, remaining_s) {
@@ -247,6 +252,7 @@ impl StateMachine {
         if !self.store.leases.grant(id, ttl_s) {
             return Err(Rejected::LeaseExists);
         }
+        self.store.counts.leases_granted += 1;
         self.tables.set_lease(id, self.store.leases.row(id));
         self.lease_feed.push(LeaseChange::Granted { id, ttl_s });
         Ok(Response::LeaseGrant { id, ttl_s })
@@ -261,7 +267,9 @@ impl StateMachine {
         for key in &keys {
             writer.delete(key)?;
         }
+        writer.counts.deletes = keys.len() as u64;
         writer.finish();
+        self.store.counts.leases_revoked += 1;
         self.store.leases.remove(id);
         self.tables.set_lease(id, None);
         self.lease_feed.push(LeaseChange::Revoked { id });

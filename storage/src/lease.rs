@@ -40,6 +40,10 @@ pub(crate) struct LeaseTable {
 }
 
 impl LeaseTable {
+    pub(crate) fn len(&self) -> usize {
+        self.leases.len()
+    }
+
     pub(crate) fn contains(&self, id: LeaseId) -> bool {
         self.leases.contains_key(&id)
     }

@@ -19,6 +19,7 @@
 //! Source: etcd data model, <https://etcd.io/docs/latest/learning/data_model/>.
 
 pub(crate) mod compact;
+mod counts;
 pub(crate) mod entry;
 pub(crate) mod index;
 pub(crate) mod range;
@@ -28,6 +29,7 @@ pub(crate) mod write;
 
 use std::sync::Arc;
 
+pub use self::counts::Counts;
 use self::index::Index;
 pub use self::range::RangePage;
 use crate::{
@@ -53,6 +55,7 @@ pub(crate) struct Store {
     pub(crate) ring: EventRing,
     pub(crate) revision: Revision,
     pub(crate) compact_revision: Revision,
+    pub(crate) counts: Counts,
 }
 
 impl Store {
@@ -64,6 +67,7 @@ impl Store {
             ring,
             revision: FIRST_REVISION,
             compact_revision: NEVER_COMPACTED,
+            counts: Counts::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     auth::{Ask, Caller, LoginChanges, PasswordHash, Permission},
     command::{AlarmKind, Event, EventKind, Range, RangeResponse, Txn, TxnResponse},
     history::ChangeRef,
-    mvcc::{End, RangePage, compact::Hashing},
+    mvcc::{Counts, End, RangePage, compact::Hashing},
     types::{KeyRange, Rev},
     v2::Tree,
 };
@@ -287,6 +287,23 @@ impl StateMachine {
     pub fn is_over_quota(&self, cost_bytes: u64) -> bool {
         u64::try_from(self.options.quota_bytes)
             .is_ok_and(|quota| quota > 0 && self.size_in_use_bytes() + cost_bytes >= quota)
+    }
+
+    /// How often this member did what.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.store.counts
+    }
+
+    /// Goes on from `counts` of the state this one replaces.
+    pub fn set_counts(&mut self, counts: Counts) {
+        self.store.counts = counts;
+    }
+
+    /// Number of leases.
+    #[must_use]
+    pub fn leases_count(&self) -> usize {
+        self.store.leases.len()
     }
 
     /// Keys in the index, deleted ones that compaction has not dropped yet included.

@@ -245,6 +245,7 @@ fn run(
             TxnOp::Txn(child) => TxnOpResponse::Txn(run(writer, child, path)?),
             TxnOp::Range(range) => {
                 // Checked before: what remains cannot be refused.
+                writer.counts.ranges += 1;
                 let answer = writer.store.range(range, writer.revision())?;
                 TxnOpResponse::Range(answer.unwrap_or_default())
             }

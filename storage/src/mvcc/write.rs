@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{End, Store, entry::Version};
+use super::{Counts, End, Store, entry::Version};
 use crate::{
     Error, KeyValue, Revision,
     command::{DeleteRange, DeleteRangeResponse, Event, EventKind, Put, PutResponse},
@@ -19,12 +19,13 @@ pub(crate) struct Writer<'a> {
     pub(crate) store: &'a mut Store,
     main: Revision,
     changes: u32,
+    pub(crate) counts: Counts,
 }
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(store: &'a mut Store) -> Self {
         let main = store.revision + 1;
-        Self { store, main, changes: 0 }
+        Self { store, main, changes: 0, counts: Counts::default() }
     }
 
     /// What a header shows at this point: the new revision once something has changed.
@@ -34,6 +35,7 @@ impl<'a> Writer<'a> {
 
     /// Makes the changes visible; returns the store's revision.
     pub(crate) fn finish(self) -> Revision {
+        self.store.counts.add_command(self.counts);
         if self.changes > 0 {
             self.store.revision = self.main;
             self.store.ring.trim();
@@ -44,6 +46,8 @@ impl<'a> Writer<'a> {
     /// Writes one key. The checks are done: the lease exists, and the key where a part of it
     /// is to be kept (a missing one counts as empty: apply is total).
     pub(crate) fn put(&mut self, put: &Put) -> Result<PutResponse, Error> {
+        self.counts.puts += 1;
+        self.counts.put_bytes += (put.key.len() + put.value.len()) as u64;
         let rev = self.next_rev();
         let key = &put.key[..];
         let Store { index, history, .. } = &mut *self.store;
@@ -109,6 +113,7 @@ impl<'a> Writer<'a> {
         &mut self,
         delete: &DeleteRange,
     ) -> Result<DeleteRangeResponse, Error> {
+        self.counts.deletes += 1;
         let end = End::new(&delete.range_end);
         let start = std::ops::Bound::Included(&delete.key[..]);
         let keys: Vec<Box<[u8]>> = (self.store.index.range(start, end))
