@@ -9,8 +9,16 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 const PROTO_DIR: &str = "src/api/proto";
-const PROTO_FILES: [&str; 5] =
-    ["kv.proto", "auth.proto", "rpc.proto", "lock.proto", "election.proto"];
+const PROTO_FILES: [&str; 8] = [
+    "kv.proto",
+    "auth.proto",
+    "rpc.proto",
+    "lock.proto",
+    "election.proto",
+    "health.proto",
+    "reflection.proto",
+    "reflection_v1alpha.proto",
+];
 
 const WITH_PASSWORD: [&str; 4] = [
     "authpb.User",

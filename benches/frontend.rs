@@ -114,7 +114,7 @@ fn factory(batched: bool) -> HandlersFactory {
         }
         let services = Rc::new(NoOp { answer, batch });
         let http = Rc::new(NoOp { answer: Bytes::new(), batch: None });
-        Handlers { services, http }
+        Handlers { services, http, connections: Arc::default() }
     })
 }
 

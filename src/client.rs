@@ -11,6 +11,7 @@ mod error;
 mod lease;
 mod maintenance;
 mod members;
+mod meters;
 mod snapshot;
 pub mod v2;
 pub mod watch;
@@ -39,6 +40,7 @@ pub use error::{DowngradeRefused, Error, MemberRefused};
 pub use lease::{LeaseRemaining, LeaseService};
 pub(crate) use maintenance::hash_of;
 pub use maintenance::{KvHash, MemberInfo, Status};
+pub use meters::ClientReading;
 pub use snapshot::{CLUSTER_VERSION, SNAPSHOTS_MAX, Snapshot};
 
 /// Bytes that etcd's log entry adds to a request, counted towards `max_request_bytes`.
@@ -105,6 +107,7 @@ pub struct Client {
     auth: Arc<AuthService>,
     caller: Caller,
     snapshots: snapshot::Slots,
+    meters: meters::Meters,
 }
 
 impl Client {
@@ -122,14 +125,27 @@ impl Client {
         auth: Arc<AuthService>,
     ) -> Self {
         let (caller, snapshots) = (Caller::System, snapshot::Slots::default());
-        Self { node, port, identity, limits, hub, leases, engine, auth, caller, snapshots }
+        let meters = meters::Meters::new(Arc::clone(&hub));
+        Self { node, port, identity, limits, hub, leases, engine, auth, caller, snapshots, meters }
     }
 
     /// A client with a port and a watch hub of its own, for another thread; the caller drives
     /// the one and runs the other.
     pub(crate) fn fork(&self) -> Self {
         let hub = Hub::new(self.node.clone());
-        Self { port: self.node.port(), hub, ..self.clone() }
+        let meters = self.meters.fork(Arc::clone(&hub));
+        Self { port: self.node.port(), hub, meters, ..self.clone() }
+    }
+
+    /// What this member's clients have counted, on all threads.
+    #[must_use]
+    pub fn reading(&self) -> ClientReading {
+        self.meters.read()
+    }
+
+    /// Leases that this member renewed while it led.
+    pub(crate) fn lease_renewals(&self) -> u64 {
+        self.leases.renewals()
     }
 
     pub(crate) fn port(&self) -> &Port {
@@ -203,6 +219,7 @@ impl Client {
             self.port.read_index().await?;
         }
         let response = self.read_range(&range).await?;
+        self.meters.count_ranges(1);
         Ok((self.header(response.revision), response))
     }
 
@@ -329,7 +346,11 @@ impl Client {
             machine.read_txn(txn).map(|answer| (machine.revision(), answer))
         };
         match read {
-            Ok((revision, answer)) => Ok((self.header(revision), answer?)),
+            Ok((revision, answer)) => {
+                let answer = answer?;
+                self.meters.count_ranges(answer.responses.len());
+                Ok((self.header(revision), answer))
+            }
             Err(error) => {
                 self.node.fail(&error);
                 Err(Error::Stopped)

@@ -197,6 +197,8 @@ pub struct Config {
     // ---- monitoring
     /// Detail of metrics.
     pub metrics: MetricsLevel,
+    /// Serve reports about the process under `/debug/pprof/`.
+    pub enable_pprof: bool,
     /// Warn when applying an entry takes longer.
     #[serde(with = "go_duration")]
     pub warning_apply_duration: Duration,
@@ -290,6 +292,7 @@ impl Default for Config {
             bcrypt_cost: 10,
             auth_token_ttl_s: 300,
             metrics: MetricsLevel::Basic,
+            enable_pprof: false,
             warning_apply_duration: Duration::from_millis(100),
             warning_unary_request_duration: Duration::from_millis(300),
             log_level: LogLevel::Info,

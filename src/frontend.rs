@@ -60,6 +60,8 @@ pub struct Handlers {
     pub services: Rc<dyn Services>,
     /// Everything else on the client port.
     pub http: Rc<dyn HttpHandler>,
+    /// Counts the connections open.
+    pub connections: Arc<AtomicUsize>,
 }
 
 /// Builds the handlers of a thread, on that thread.

@@ -10,6 +10,7 @@ pub mod config;
 mod embed;
 pub mod frontend;
 pub mod member_id;
+pub mod metrics;
 pub mod node;
 pub mod peer;
 pub mod tls;

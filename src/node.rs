@@ -9,6 +9,7 @@ mod health;
 mod housekeeping;
 mod identity;
 mod join;
+mod observe;
 pub mod restore;
 mod security;
 
@@ -147,6 +148,9 @@ pub struct Member {
     client: Client,
     v2: Arc<V2Service>,
     frontend: Option<FrontendHandle>,
+    observing: observe::Observing,
+    /// Serves the metrics URLs.
+    monitor: Option<FrontendHandle>,
     failed: watch::Receiver<Option<String>>,
 }
 
@@ -182,13 +186,24 @@ impl Member {
         } else {
             join::first_start(&config, &*transport).await?
         };
+        let monitor = observe::bind(&config)?;
         let opening = config.clone();
         let opened = tokio::task::spawn_blocking(move || {
             Opened::open(&opening, engine, joined, transport, tls.as_ref())
         });
         let opened = opened.await;
         let opened = opened.map_err(|_| StartError::Stopped)??;
-        let member = opened.wire(&config).await?;
+        let mut member = opened.wire(&config).await?;
+        if let Some(bound) = monitor {
+            let serving = observe::serve(bound, member.client.clone(), member.observing.clone());
+            match serving {
+                Ok(serving) => member.monitor = Some(serving),
+                Err(error) => {
+                    member.shutdown().await;
+                    return Err(error);
+                }
+            }
+        }
         match member.join_in(&config).await {
             Ok(()) => {}
             Err(error) => {
@@ -211,6 +226,18 @@ impl Member {
         self.frontend.as_ref().map_or_else(Vec::new, |frontend| frontend.addresses().to_vec())
     }
 
+    /// Where it serves metrics besides.
+    #[must_use]
+    pub fn metrics_addrs(&self) -> Vec<SocketAddr> {
+        self.monitor.as_ref().map_or_else(Vec::new, |monitor| monitor.addresses().to_vec())
+    }
+
+    /// All metrics in the Prometheus text format, as `/metrics` serves them. Blocks briefly.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.observing.source.render()
+    }
+
     /// Ends when the member stops by itself, with the reason.
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.clone();
@@ -220,7 +247,7 @@ impl Member {
 
     /// Stops the member: no more requests, everything acknowledged is on disk.
     pub async fn shutdown(mut self) {
-        if let Some(frontend) = self.frontend.take() {
+        for frontend in self.frontend.take().into_iter().chain(self.monitor.take()) {
             let joined = tokio::task::spawn_blocking(move || frontend.join()).await;
             if let Ok(Err(error)) = joined {
                 tracing::error!(%error, "the front end did not end well");
@@ -248,22 +275,27 @@ impl Member {
         let request_bytes = config.max_request_bytes as usize;
         let v2 = config.enable_v2.then(|| Arc::clone(&self.v2));
         let (cors, hosts) = (config.cors.clone(), config.host_whitelist.clone());
+        let observing = self.observing.clone();
         let factory = Arc::new(move || {
             let client = client_of_this_thread(&base);
             let options = grpc::Options {
                 watch_progress_interval: progress,
                 watch_fragment_bytes: request_bytes + GRPC_OVERHEAD_BYTES,
             };
-            let health = Rc::new(health::Health::new(client.clone()));
             let v2 = v2.clone().map(|service| V2::new(client.clone(), service, request_bytes));
-            let services: Rc<Rpc> = Rc::new(Rpc::new(client, options));
+            let source = &observing.source;
+            let health = Rc::new(health::Health::new(client.clone(), source.health.clone()));
+            let services = Rc::new(Rpc::new(client, options).counted(source.calls.thread()));
             let gateway = GatewayConfig {
                 max_request_bytes: request_bytes,
                 cors: cors.clone(),
                 host_whitelist: hosts.clone(),
             };
-            let http = Rc::new(Gateway::new(services.clone(), health, gateway).with_v2(v2));
-            Handlers { services, http }
+            let observer = Rc::new(observing.clone());
+            let http = Gateway::new(services.clone(), health, gateway);
+            let http = http.with_v2(v2).with_observer(observer);
+            let connections = source.connections.clone();
+            Handlers { services, http: Rc::new(http), connections }
         });
         self.frontend = Some(frontend.with_home(home(&self.node)).run(factory)?);
         Ok(self)
@@ -394,7 +426,9 @@ impl Opened {
         if node.spawn_on_consensus(tasks).is_err() {
             tracing::debug!("the member has stopped already");
         }
-        Ok(Member { node, client, v2, frontend: None, failed })
+        let source = observe::source(client.clone(), config);
+        let observing = observe::Observing { source, has_profiles: config.enable_pprof };
+        Ok(Member { node, client, v2, frontend: None, observing, monitor: None, failed })
     }
 }
 
@@ -429,6 +463,8 @@ fn raft_config(config: &Config, identity: &Identity, dir: PathBuf) -> RaftConfig
     raft.learners_max = config.max_learners as usize;
     raft.strict_reconfiguration = config.strict_reconfig_check;
     raft.wal_dir = config.separate_wal_dir().map(PathBuf::from);
+    let slow = config.warning_apply_duration.as_millis();
+    raft.slow_apply_ms = u64::try_from(slow).unwrap_or(u64::MAX);
     raft.state.quota_bytes =
         config.quota_bytes().map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
     raft

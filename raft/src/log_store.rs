@@ -23,7 +23,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -41,7 +41,7 @@ use tripod_storage::{
 
 use crate::{
     fatal::Fatal,
-    measures::Histogram,
+    measures::LogMeasures,
     row,
     state_machine::AppliedState,
     types::{Entry, LogId, Membership, NodeId, Peer, TypeConfig, Vote, log_id},
@@ -93,14 +93,6 @@ struct Shared {
     fatal: Fatal,
     syncs: AtomicU64,
     measures: LogMeasures,
-}
-
-/// What the log measures.
-#[derive(Debug)]
-pub(crate) struct LogMeasures {
-    pub(crate) sync: Histogram,
-    /// Of rows appended.
-    pub(crate) bytes: AtomicU64,
 }
 
 struct Inner {
@@ -220,11 +212,7 @@ impl LogStore {
             durable,
             fatal,
             syncs: AtomicU64::new(0),
-            measures: LogMeasures {
-                // Four steps below etcd's first bound of a millisecond.
-                sync: Histogram::of_time(Duration::from_nanos(62_500), 18),
-                bytes: AtomicU64::new(0),
-            },
+            measures: LogMeasures::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }

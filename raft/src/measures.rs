@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -99,6 +99,21 @@ impl Distribution {
     }
 }
 
+/// What the log measures.
+#[derive(Debug)]
+pub(crate) struct LogMeasures {
+    pub(crate) sync: Histogram,
+    /// Of rows appended.
+    pub(crate) bytes: AtomicU64,
+}
+
+impl Default for LogMeasures {
+    fn default() -> Self {
+        // Four steps below etcd's first bound of a millisecond.
+        Self { sync: Histogram::of_time(Duration::from_nanos(62_500), 18), bytes: 0.into() }
+    }
+}
+
 /// What is measured of one peer.
 #[derive(Debug)]
 pub(crate) struct PeerMeasures {
@@ -106,8 +121,12 @@ pub(crate) struct PeerMeasures {
     received_bytes: AtomicU64,
     pub(crate) send_failures: AtomicU64,
     round_trip: Histogram,
-    reachable: AtomicBool,
+    last_probe: AtomicU8,
 }
+
+/// Outcomes of the last probe; 0 before the first one.
+const ANSWERED: u8 = 1;
+const UNANSWERED: u8 = 2;
 
 impl Default for PeerMeasures {
     fn default() -> Self {
@@ -117,15 +136,21 @@ impl Default for PeerMeasures {
             send_failures: 0.into(),
             // etcd's bounds.
             round_trip: Histogram::of_time(Duration::from_micros(100), 14),
-            reachable: AtomicBool::new(false),
+            last_probe: AtomicU8::new(0),
         }
     }
 }
 
 impl PeerMeasures {
+    /// The last probe had no answer.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.last_probe.load(Ordering::Relaxed) == UNANSWERED
+    }
+
     /// Notes how a probe went: the time to its answer, or none.
     pub(crate) fn probed(&self, round_trip: Option<Duration>) {
-        self.reachable.store(round_trip.is_some(), Ordering::Relaxed);
+        let outcome = if round_trip.is_some() { ANSWERED } else { UNANSWERED };
+        self.last_probe.store(outcome, Ordering::Relaxed);
         if let Some(round_trip) = round_trip {
             self.round_trip.observe_time(round_trip);
         }
@@ -157,7 +182,7 @@ impl Peers {
             received_bytes: get(&peer.received_bytes),
             send_failures: get(&peer.send_failures),
             round_trip: peer.round_trip.read(),
-            reachable: peer.reachable.load(Ordering::Relaxed),
+            reachable: peer.last_probe.load(Ordering::Relaxed) == ANSWERED,
         };
         self.0.read().iter().filter(|(id, _)| wanted(**id)).map(read).collect()
     }

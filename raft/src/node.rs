@@ -3,6 +3,8 @@
 //! One OS thread for each member, `tripod-consensus`, runs openraft, the log with its syncs,
 //! applying and every peer connection; `tripod-flush` moves applied changes into the engine.
 
+mod measured;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -33,7 +35,6 @@ use crate::{
     network::Network,
     port::{Answer, Port},
     route::{Route, Routes},
-    measures::Measured,
     server::{CALL_BYTES_MAX, CallHandler, PeerServer},
     state_machine::StateStore,
     status::{MemberStatus, Metrics, Status},
@@ -324,33 +325,6 @@ impl Node {
             peer_bytes_sent: get(&counters.peer_bytes_sent),
             peer_bytes_received: get(&counters.peer_bytes_received),
             peers_refused: get(&counters.peers_refused),
-        }
-    }
-
-    /// What was measured since the start, and how much waits now.
-    pub fn measured(&self) -> Measured {
-        let Inner { hub, log, flusher, config, raft, .. } = &*self.inner;
-        let queues = &hub.queues;
-        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let members = raft.metrics().borrow_watched().membership_config.membership().clone();
-        let is_other = |id| id != config.node_id && members.get_node(&id).is_some();
-        Measured {
-            wal_sync: log.measures().sync.read(),
-            wal_bytes: get(&log.measures().bytes),
-            engine_commit: flusher.measures().commit.read(),
-            engine_sync: flusher.measures().sync.read(),
-            apply: queues.counters.apply.read(),
-            slow_applies: get(&queues.counters.slow_applies),
-            batch_commands: queues.counters.batch_commands.read(),
-            proposals_pending: queues.proposals_waiting() + hub.proposals_under_way(),
-            flush_pending_bytes: flusher.pending_bytes(),
-            flush_lag_entries: (hub.applied_index().map_or(0, |index| index + 1))
-                .saturating_sub(log.durable_next()),
-            sole_voter_reads: queues.sole_voter_reads(),
-            slow_reads: get(&queues.counters.slow_reads),
-            failed_reads: get(&queues.counters.failed_reads),
-            installing_snapshot: hub.is_installing(),
-            peers: queues.peers.read(is_other),
         }
     }
 

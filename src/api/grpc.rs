@@ -8,10 +8,12 @@ mod auth;
 mod auth_tests;
 mod cluster;
 mod election;
+mod health;
 mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod reflection;
 mod watch;
 
 use std::rc::Rc;
@@ -23,11 +25,12 @@ use tokio::{sync::mpsc, time::Duration};
 
 use super::{
     proto::etcdserverpb as pb,
-    service::{CallContext, Code, MethodKind, Services, Status},
+    service::{CallContext, Code, MethodKind, Services, Status, Traffic},
 };
 use crate::{
     auth::Credentials,
     client::{Client, Header},
+    metrics::calls::{Calls, ThreadCalls},
 };
 use tripod_storage::auth::Caller;
 
@@ -46,18 +49,28 @@ pub struct Rpc {
     shared: Rc<Shared>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Shared {
     client: Client,
     options: Options,
+    calls: ThreadCalls,
 }
 
 impl Rpc {
     /// Services over `client`. A caller who has not said who he is acts for nobody.
+    /// Nobody counts the calls.
     #[must_use]
     pub fn new(client: Client, options: Options) -> Self {
         let client = client.acting_for(Caller::Anonymous);
-        Self { shared: Rc::new(Shared { client, options }) }
+        let calls = Calls::new(false).thread();
+        Self { shared: Rc::new(Shared { client, options, calls }) }
+    }
+
+    /// The same, counting its calls.
+    #[must_use]
+    pub fn counted(self, calls: ThreadCalls) -> Self {
+        let shared = Shared { calls, ..(*self.shared).clone() };
+        Self { shared: Rc::new(shared) }
     }
 
     /// The client under the services, which acts for nobody.
@@ -113,11 +126,17 @@ fn kind(path: &str) -> Option<MethodKind> {
         | "/v3electionpb.Election/Campaign"
         | "/v3electionpb.Election/Proclaim"
         | "/v3electionpb.Election/Leader"
-        | "/v3electionpb.Election/Resign" => Some(MethodKind::Unary),
+        | "/v3electionpb.Election/Resign"
+        | "/grpc.health.v1.Health/Check" => Some(MethodKind::Unary),
         "/etcdserverpb.Watch/Watch"
         | "/etcdserverpb.Lease/LeaseKeepAlive"
         | "/etcdserverpb.Maintenance/Snapshot"
-        | "/v3electionpb.Election/Observe" => Some(MethodKind::Streaming),
+        | "/v3electionpb.Election/Observe"
+        | "/grpc.health.v1.Health/Watch"
+        | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
+            Some(MethodKind::Streaming)
+        }
         _ => None,
     }
 }
@@ -134,15 +153,23 @@ impl Services for Rpc {
         context: CallContext,
     ) -> LocalBoxFuture<'static, Result<Bytes, Status>> {
         let rpc = self.shared.clone();
+        let method = rpc.calls.find(path);
         macro_rules! call {
             ($handler:path) => {
                 Box::pin(async move {
-                    rpc.require_leader(&context)?;
-                    let size = request.len();
-                    let acting = rpc.acting_for(&context).await;
-                    let client = acting.as_deref().unwrap_or(&rpc.client);
-                    let answer = $handler(client, decode(request)?, size).await?;
-                    Ok(encode(&answer))
+                    let running = rpc.calls.begin(method, context.timeout);
+                    running.received(request.len());
+                    let result = async {
+                        rpc.require_leader(&context)?;
+                        let size = request.len();
+                        let acting = rpc.acting_for(&context).await;
+                        let client = acting.as_deref().unwrap_or(&rpc.client);
+                        let answer = $handler(client, decode(request)?, size).await?;
+                        Ok(encode(&answer))
+                    };
+                    let result = result.await;
+                    running.answered(&result);
+                    result
                 })
             };
         }
@@ -191,11 +218,36 @@ impl Services for Rpc {
             "/etcdserverpb.Auth/RoleDelete" => call!(auth::role_delete),
             "/etcdserverpb.Auth/RoleGrantPermission" => call!(auth::role_grant_permission),
             "/etcdserverpb.Auth/RoleRevokePermission" => call!(auth::role_revoke_permission),
+            "/grpc.health.v1.Health/Check" => call!(health::check),
             _ => Box::pin(std::future::ready(Err(unknown_method()))),
         }
     }
 
+    fn traffic(&self, path: &str) -> Option<Traffic> {
+        self.shared.calls.traffic(path)
+    }
+
     fn streaming(
+        &self,
+        path: &str,
+        requests: mpsc::Receiver<Bytes>,
+        responses: mpsc::Sender<Bytes>,
+        context: CallContext,
+    ) -> LocalBoxFuture<'static, Result<(), Status>> {
+        let rpc = self.shared.clone();
+        let (method, timeout) = (rpc.calls.find(path), context.timeout);
+        let call = self.stream(path, requests, responses, context);
+        Box::pin(async move {
+            let running = rpc.calls.begin(method, timeout);
+            let result = call.await;
+            running.ended(&result);
+            result
+        })
+    }
+}
+
+impl Rpc {
+    fn stream(
         &self,
         path: &str,
         requests: mpsc::Receiver<Bytes>,
@@ -216,6 +268,11 @@ impl Services for Rpc {
             }
             "/etcdserverpb.Maintenance/Snapshot" => {
                 Box::pin(maintenance::snapshot(rpc, requests, responses, context))
+            }
+            "/grpc.health.v1.Health/Watch" => Box::pin(health::watch(rpc, requests, responses)),
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+            | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
+                Box::pin(reflection::run(requests, responses))
             }
             _ => Box::pin(std::future::ready(Err(unknown_method()))),
         }

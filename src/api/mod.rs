@@ -2,6 +2,7 @@
 
 pub mod connection;
 mod convert;
+pub mod descriptors;
 pub mod error;
 pub mod grpc;
 pub mod h2;

@@ -23,6 +23,15 @@ pub mod v3electionpb {
     tonic::include_proto!("v3electionpb");
 }
 
+/// gRPC's health checking.
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+/// gRPC's server reflection.
+pub mod reflection {
+    tonic::include_proto!("grpc.reflection.v1");
+}
+
 /// The encoded `FileDescriptorSet` of all of the above, for the JSON gateway's tables.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

@@ -15,6 +15,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::{Request, Response};
 use tokio::sync::mpsc;
 
+pub use crate::metrics::calls::Traffic;
+
 /// gRPC status codes in use. Numbers are the wire's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "gRPC's own names")]
@@ -101,6 +103,11 @@ pub trait Services: 'static {
         request: Bytes,
         context: CallContext,
     ) -> LocalBoxFuture<'static, Result<Bytes, Status>>;
+
+    /// Where the transport counts the messages of a streaming call; `None`: nowhere.
+    fn traffic(&self, _path: &str) -> Option<Traffic> {
+        None
+    }
 
     /// Runs a streaming call until it ends. `requests` closes when the client half-closes;
     /// `responses` is bounded and closes when the client is gone. The returned status ends

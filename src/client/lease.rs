@@ -73,6 +73,7 @@ pub struct LeaseService {
     checkpoint: bool,
     ids: RandomState,
     next_id: AtomicU64,
+    renewals: AtomicU64,
 }
 
 impl LeaseService {
@@ -93,6 +94,7 @@ impl LeaseService {
             checkpoint,
             ids: RandomState::new(),
             next_id: AtomicU64::new(1),
+            renewals: AtomicU64::new(0),
         });
         service.register_calls();
         service
@@ -111,6 +113,11 @@ impl LeaseService {
                 }
             }
         }
+    }
+
+    /// Renewals made here.
+    pub(crate) fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Relaxed)
     }
 
     /// Where the service's own proposals go.
@@ -191,6 +198,7 @@ impl LeaseService {
         let renewal = self.lessor.lock().renew(id, self.now_ms());
         match renewal {
             Renewal::Renewed { ttl_s, clear_checkpoint } => {
+                self.renewals.fetch_add(1, Ordering::Relaxed);
                 if clear_checkpoint {
                     let remaining_s = vec![(id, 0)];
                     self.port.propose(Command::LeaseCheckpoint { remaining_s }).await?;

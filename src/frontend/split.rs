@@ -39,7 +39,7 @@ impl Environments {
                 held: Rc::clone(&held),
             })
         };
-        let Handlers { services, http } = handlers;
+        let Handlers { services, http, .. } = handlers;
         Self {
             both: environment(Rc::clone(&services), Rc::clone(&http)),
             grpc: environment(services, Rc::new(Elsewhere)),

@@ -63,7 +63,11 @@ impl Services for ThreadName {
 }
 
 fn factory() -> HandlersFactory {
-    Arc::new(|| Handlers { services: Rc::new(ThreadName), http: Rc::new(ThreadName) })
+    Arc::new(|| Handlers {
+        services: Rc::new(ThreadName),
+        http: Rc::new(ThreadName),
+        connections: Arc::default(),
+    })
 }
 
 fn loopback_listen() -> Listen {
@@ -232,7 +236,11 @@ fn factories_run_once_per_thread() {
     let counter = Arc::clone(&built);
     let factory: HandlersFactory = Arc::new(move || {
         counter.fetch_add(1, Ordering::Relaxed);
-        Handlers { services: Rc::new(ThreadName), http: Rc::new(ThreadName) }
+        Handlers {
+            services: Rc::new(ThreadName),
+            http: Rc::new(ThreadName),
+            connections: Arc::default(),
+        }
     });
     let handle = loopback().bind().unwrap().run(factory).unwrap();
     for _ in 0..20 {

@@ -181,6 +181,8 @@ pub(super) struct Worker {
 struct Tasks {
     environments: Environments,
     open: Cell<usize>,
+    /// The same over all threads.
+    open_everywhere: Arc<AtomicUsize>,
     /// Told when the last one ends.
     empty: Notify,
 }
@@ -189,10 +191,12 @@ impl Worker {
     /// Serves until the shutdown, then waits for the connections to end.
     pub(super) async fn run(mut self) {
         let handlers = (self.factory)();
+        let open_everywhere = handlers.connections.clone();
         let drain_timeout = self.limits.drain_timeout;
         let tasks = Rc::new(Tasks {
             environments: Environments::new(handlers, self.limits, &self.http1),
             open: Cell::new(0),
+            open_everywhere,
             empty: Notify::new(),
         });
         let down = async {
@@ -261,6 +265,7 @@ impl Drop for Open {
     fn drop(&mut self) {
         let open = self.0.open.get() - 1;
         self.0.open.set(open);
+        self.0.open_everywhere.fetch_sub(1, Ordering::Relaxed);
         if open == 0 {
             self.0.empty.notify_one();
         }
@@ -281,6 +286,7 @@ impl Tasks {
         let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE);
         let _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
         self.open.set(self.open.get() + 1);
+        self.open_everywhere.fetch_add(1, Ordering::Relaxed);
         let open = Open(Rc::clone(self));
         let environment = Rc::clone(self.environments.of(entrance.serves));
         let Some(tls) = entrance.tls.clone() else {

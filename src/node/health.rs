@@ -1,6 +1,6 @@
 //! What the health endpoints ask of a member.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::future::LocalBoxFuture;
 use tripod_storage::command::{AlarmKind, Range};
@@ -12,6 +12,7 @@ use crate::{
         service::{Code, Status},
     },
     client::Client,
+    metrics::HealthCounts,
 };
 
 /// etcd gives a health read this and two election timeouts.
@@ -21,11 +22,12 @@ const READ_TIMEOUT: Duration = Duration::from_secs(7);
 #[derive(Debug)]
 pub(super) struct Health {
     client: Client,
+    counts: Arc<HealthCounts>,
 }
 
 impl Health {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client }
+    pub(super) fn new(client: Client, counts: Arc<HealthCounts>) -> Self {
+        Self { client, counts }
     }
 
     fn read(&self, serializable: bool) -> LocalBoxFuture<'static, Result<(), Status>> {
@@ -52,7 +54,7 @@ impl HealthSource for Health {
     }
 
     fn has_leader(&self) -> bool {
-        self.client.node().leader().is_some()
+        self.client.node().live_leader().is_some()
     }
 
     fn linearizable_read(&self) -> LocalBoxFuture<'static, Result<(), Status>> {
@@ -65,6 +67,14 @@ impl HealthSource for Health {
 
     fn auth_enabled(&self) -> bool {
         self.client.auth_enabled()
+    }
+
+    fn note_health(&self, healthy: bool) {
+        self.counts.note_health(healthy);
+    }
+
+    fn note_check(&self, probe: &'static str, check: &'static str, passed: bool) {
+        self.counts.note_check(probe, check, passed);
     }
 
     fn is_learner(&self) -> bool {

@@ -7,6 +7,7 @@ mod bad_input;
 mod checker;
 mod differential;
 mod examples;
+mod observe;
 mod plain_http;
 mod tidy;
 mod tls;

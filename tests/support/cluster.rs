@@ -145,6 +145,11 @@ impl Member {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Gives this member alone one more flag, from its next start on.
+    pub(crate) fn add_flag(&mut self, flag: String) {
+        self.flags.push(flag);
+    }
+
     /// Starts the process and returns at once.
     pub(crate) fn start(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} is started already", self.name);

@@ -16,7 +16,7 @@ pub(super) const PREFIX_BYTES: usize = 5;
 const FIRST_RESERVE_BYTES: usize = 64 << 10;
 
 /// Names of all services, to tell an unknown method from an unknown service.
-const SERVICES: [&str; 9] = [
+const SERVICES: [&str; 11] = [
     "etcdserverpb.KV",
     "etcdserverpb.Watch",
     "etcdserverpb.Lease",
@@ -26,6 +26,8 @@ const SERVICES: [&str; 9] = [
     "v3lockpb.Lock",
     "v3electionpb.Election",
     "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
 ];
 
 /// Whether a content type is gRPC's: `application/grpc` alone or with a suffix or parameters.

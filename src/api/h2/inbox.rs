@@ -10,7 +10,7 @@ use futures::future::LocalBoxFuture;
 use tokio::sync::mpsc;
 
 use super::{
-    super::service::Status,
+    super::service::{Status, Traffic},
     grpc::{self, Deframer},
 };
 
@@ -25,11 +25,18 @@ pub(super) struct Inbox {
     held: Option<(Bytes, LocalBoxFuture<'static, Permit>)>,
     backlog: Vec<u8>,
     ended: bool,
+    traffic: Option<Traffic>,
 }
 
 impl Inbox {
     pub(super) fn new(sender: mpsc::Sender<Bytes>, deframer: Option<Deframer>) -> Self {
-        Self { sender: Some(sender), deframer, held: None, backlog: Vec::new(), ended: false }
+        let (sender, backlog) = (Some(sender), Vec::new());
+        Self { sender, deframer, held: None, backlog, ended: false, traffic: None }
+    }
+
+    /// The same, counting what it hands on.
+    pub(super) fn counted(self, traffic: Option<Traffic>) -> Self {
+        Self { traffic, ..self }
     }
 
     /// Bytes waiting for the reader.
@@ -87,6 +94,9 @@ impl Inbox {
                 None => Some(Bytes::copy_from_slice(std::mem::take(bytes))),
             };
             let Some(piece) = piece else { break };
+            if let Some(traffic) = &self.traffic {
+                traffic.received(piece.len());
+            }
             match sender.try_send(piece) {
                 Ok(()) => {}
                 Err(mpsc::error::TrySendError::Closed(_)) => self.sender = None,

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::{
     super::{
         connection::Environment,
-        service::{CallContext, STREAM_REQUESTS_MAX, STREAM_RESPONSES_MAX, Status},
+        service::{CallContext, STREAM_REQUESTS_MAX, STREAM_RESPONSES_MAX, Status, Traffic},
     },
     calls::Ran,
     core::{Core, End},
@@ -23,6 +23,7 @@ pub(super) struct StreamCall {
     answers: mpsc::Receiver<Bytes>,
     /// The service, until it ends.
     service: Option<LocalBoxFuture<'static, Result<(), Status>>>,
+    traffic: Option<Traffic>,
     /// How it ended.
     result: Result<(), Status>,
 }
@@ -37,13 +38,14 @@ impl StreamCall {
         let (request_sender, requests) = mpsc::channel(STREAM_REQUESTS_MAX);
         let (answer_sender, answers) = mpsc::channel(STREAM_RESPONSES_MAX);
         let deframer = Deframer::new(environment.limits.message_bytes_max);
-        let mut inbox = Inbox::new(request_sender, Some(deframer));
+        let traffic = environment.services.traffic(path);
+        let mut inbox = Inbox::new(request_sender, Some(deframer)).counted(traffic.clone());
         if ended {
             // Nothing came, so nothing can be cut short.
             let _ = inbox.feed(&[], true);
         }
         let service = environment.services.streaming(path, requests, answer_sender, context);
-        Self { inbox, answers, service: Some(service), result: Ok(()) }
+        Self { inbox, answers, service: Some(service), traffic, result: Ok(()) }
     }
 
     pub(super) fn backlog_bytes(&self) -> usize {
@@ -74,7 +76,12 @@ impl StreamCall {
         }
         while core.has_room(stream) {
             match self.answers.poll_recv(context) {
-                Poll::Ready(Some(answer)) => core.send_message(stream, answer),
+                Poll::Ready(Some(answer)) => {
+                    if let Some(traffic) = &self.traffic {
+                        traffic.sent(answer.len());
+                    }
+                    core.send_message(stream, answer);
+                }
                 Poll::Ready(None) if self.service.is_none() => {
                     let result = std::mem::replace(&mut self.result, Ok(()));
                     core.finish(stream, End::Trailers(result));

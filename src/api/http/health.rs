@@ -33,6 +33,12 @@ pub trait HealthSource: 'static {
     /// This node does not vote.
     fn is_learner(&self) -> bool;
 
+    /// Counts an answer of `/health`.
+    fn note_health(&self, _healthy: bool) {}
+
+    /// Counts a check of the probe `livez` or `readyz`.
+    fn note_check(&self, _probe: &'static str, _check: &'static str, _passed: bool) {}
+
     /// Authentication is on; the gateway then refuses certificates that name a user.
     fn auth_enabled(&self) -> bool {
         false
@@ -54,6 +60,7 @@ pub(super) async fn health(
         return answer::only_get();
     }
     let reason = unhealthy_because(uri.query(), node).await;
+    node.note_health(reason.is_none());
     let mut body = Vec::from(match reason {
         None => b"{\"health\":\"true\",\"reason\":".as_slice(),
         Some(_) => b"{\"health\":\"false\",\"reason\":".as_slice(),
@@ -123,7 +130,12 @@ impl Check {
 
 /// A set of checks under one path.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Probe(&'static [Check]);
+pub(super) struct Probe {
+    name: &'static str,
+    checks: &'static [Check],
+    /// One check by its own path: `exclude` means nothing there.
+    is_single: bool,
+}
 
 const LIVEZ: &[Check] = &[Check::SerializableRead];
 const READYZ: &[Check] =
@@ -132,17 +144,17 @@ const READYZ: &[Check] =
 impl Probe {
     /// The probe at `path`: `/livez`, `/readyz`, or one check of theirs, `/readyz/NAME`.
     pub(super) fn find(path: &str) -> Option<Self> {
-        let (checks, rest) = if let Some(rest) = path.strip_prefix("/livez") {
-            (LIVEZ, rest)
+        let (name, checks, rest) = if let Some(rest) = path.strip_prefix("/livez") {
+            ("livez", LIVEZ, rest)
         } else {
-            (READYZ, path.strip_prefix("/readyz")?)
+            ("readyz", READYZ, path.strip_prefix("/readyz")?)
         };
         if rest.is_empty() {
-            return Some(Self(checks));
+            return Some(Self { name, checks, is_single: false });
         }
-        let name = rest.strip_prefix('/')?;
-        let one = checks.iter().position(|check| check.name() == name)?;
-        Some(Self(&checks[one..=one]))
+        let wanted = rest.strip_prefix('/')?;
+        let one = checks.iter().position(|check| check.name() == wanted)?;
+        Some(Self { name, checks: &checks[one..=one], is_single: true })
     }
 
     /// Runs the checks that are not excluded. Every failure is told; successes only when asked.
@@ -155,11 +167,16 @@ impl Probe {
         if method != Method::GET {
             return answer::only_get();
         }
-        let excluded: HashSet<String> = query_values(uri.query(), "exclude").collect();
+        let excluded: HashSet<String> = match self.is_single {
+            true => HashSet::new(),
+            false => query_values(uri.query(), "exclude").collect(),
+        };
         let mut report = String::new();
         let mut healthy = true;
-        for check in self.0.iter().filter(|check| !excluded.contains(check.name())) {
-            match check.run(node).await {
+        for check in self.checks.iter().filter(|check| !excluded.contains(check.name())) {
+            let outcome = check.run(node).await;
+            node.note_check(self.name, check.name(), outcome.is_ok());
+            match outcome {
                 Ok(()) => report.push_str(&format!("[+]{} ok\n", check.name())),
                 Err(reason) => {
                     healthy = false;

@@ -18,6 +18,8 @@ pub(in crate::api) mod form;
 mod gateway;
 mod health;
 mod kv;
+mod monitor;
+mod observe;
 mod path;
 mod routes;
 mod stream;
@@ -30,7 +32,11 @@ use std::rc::Rc;
 use futures::future::LocalBoxFuture;
 use hyper::{Method, Request, Response, StatusCode, header};
 
-pub use self::health::HealthSource;
+pub use self::{
+    health::HealthSource,
+    monitor::{Monitor, NoServices},
+    observe::Observer,
+};
 use self::{path::Target, routes::Routes};
 use super::{
     service::{CallContext, HttpBody, HttpHandler, Services},
@@ -88,6 +94,7 @@ pub struct Gateway {
     routes: &'static Routes,
     config: Rc<GatewayConfig>,
     v2: Option<Rc<V2>>,
+    observer: Option<Rc<dyn Observer>>,
 }
 
 impl Gateway {
@@ -97,7 +104,14 @@ impl Gateway {
         health: Rc<dyn HealthSource>,
         config: GatewayConfig,
     ) -> Self {
-        Self { services, health, routes: Routes::etcd(), config: Rc::new(config), v2: None }
+        let (routes, config) = (Routes::etcd(), Rc::new(config));
+        Self { services, health, routes, config, v2: None, observer: None }
+    }
+
+    /// The same with `/metrics` and `/debug`; without an observer they do not exist.
+    #[must_use]
+    pub fn with_observer(self, observer: Rc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
     }
 
     /// The same with the v2 API; without it its paths are unknown.
@@ -152,6 +166,14 @@ impl Gateway {
         };
         if let Some(route) = self.routes.find(path) {
             return self.call(route, request, context).await;
+        }
+        if let Some(observer) = &self.observer {
+            if path == "/metrics" {
+                return observe::metrics(&**observer).await;
+            }
+            if let Some(answer) = observe::debug(&**observer, path).await {
+                return answer;
+            }
         }
         // Other families of paths join here.
         match path {

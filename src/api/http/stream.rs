@@ -30,6 +30,7 @@ use crate::api::{
     json::{Documents, JsonError, MessageId, Schema},
     service::{
         CallContext, Code, HttpBody, STREAM_REQUESTS_MAX, STREAM_RESPONSES_MAX, Services, Status,
+        Traffic,
     },
 };
 
@@ -117,7 +118,8 @@ impl Gateway {
         let (report, end) = oneshot::channel();
         let call = Call { gateway: self.clone(), route, context };
         tokio::task::spawn_local(call.run(first, rest, responses, report));
-        Messages { received, end: End::Awaited(end), output: route.method.output }
+        let traffic = self.services.traffic(route.method_path);
+        Messages { received, end: End::Awaited(end), output: route.method.output, traffic }
     }
 }
 
@@ -180,10 +182,14 @@ impl Call {
         mut rest: Option<Requests>,
         requests: mpsc::Sender<Bytes>,
     ) -> Status {
+        let traffic = self.gateway.services.traffic(self.route.method_path);
         let mut next = first;
         while let Some(request) = next {
             if let Err(status) = self.gateway.check_size(&request) {
                 return status;
+            }
+            if let Some(traffic) = &traffic {
+                traffic.received(request.len());
             }
             if requests.send(request).await.is_err() {
                 break;
@@ -231,6 +237,7 @@ struct Messages {
     received: mpsc::Receiver<Bytes>,
     end: End,
     output: MessageId,
+    traffic: Option<Traffic>,
 }
 
 enum End {
@@ -245,9 +252,16 @@ enum Next {
 }
 
 impl Messages {
+    fn count(&self, wire: &Bytes) {
+        if let Some(traffic) = &self.traffic {
+            traffic.sent(wire.len());
+        }
+    }
+
     /// The next response; after the last one the end of the call, and then nothing but `Ok`.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         if let Poll::Ready(Some(wire)) = self.received.poll_recv(cx) {
+            self.count(&wire);
             return Poll::Ready(Next::Message(wire));
         }
         if let End::Awaited(end) = &mut self.end {
@@ -257,6 +271,7 @@ impl Messages {
         }
         // The call is over; what it sent last may have come after the look above.
         if let Ok(wire) = self.received.try_recv() {
+            self.count(&wire);
             return Poll::Ready(Next::Message(wire));
         }
         Poll::Ready(Next::End(match std::mem::replace(&mut self.end, End::Told) {

@@ -136,8 +136,9 @@ static AUTH: [Flag; 4] = [
 ];
 
 #[rustfmt::skip]
-static MONITORING: [Flag; 4] = [
+static MONITORING: [Flag; 5] = [
     set(&["metrics"], "metrics", Str, "basic", "'extensive' adds latency histograms per method."),
+    set(&["enable-pprof"], "enable-pprof", Bool, "false", "Reports about the process under /debug/pprof/."),
     set(&["listen-metrics-urls"], "listen-metrics-urls", Url, "", "More URLs for /metrics and /health."),
     set(&["warning-apply-duration", "experimental-warning-apply-duration"], "warning-apply-duration", Dur, "100ms", "Warn when applying takes longer."),
     set(&["warning-unary-request-duration", "experimental-warning-unary-request-duration"], "warning-unary-request-duration", Dur, "300ms", "Warn when a request takes longer."),
@@ -180,7 +181,7 @@ const ROTATION: &str = "log files are not rotated here; use logrotate with copyt
 const DEFRAG: &str = "the store needs no defragmentation";
 
 #[rustfmt::skip]
-static FOREIGN: [Flag; 45] = [
+static FOREIGN: [Flag; 44] = [
     refused(&["unsafe-no-fsync"], Bool, &["false"], "an acknowledged write is always on disk on a quorum; for throw-away data put --data-dir on tmpfs instead"),
     refused(&["discovery"], Str, &[""], DISCOVERY),
     refused(&["discovery-srv"], Str, &[""], SRV),
@@ -220,7 +221,6 @@ static FOREIGN: [Flag; 45] = [
     noted(&["experimental-enable-lease-checkpoint-persist"], Bool, "checkpoints are always persisted"),
     noted(&["downgrade-check-time", "experimental-downgrade-check-time"], Dur, "a downgrade needs no polling"),
     noted(&["v2-deprecation"], Str, "the v2 store is neither migrated nor deleted; --enable-v2 serves it or not"),
-    noted(&["enable-pprof"], Bool, "there are no Go profiles; use perf or --metrics=extensive"),
     noted(&["enable-log-rotation"], Bool, ROTATION),
     noted(&["log-rotation-config-json"], Str, ROTATION),
     noted(&["disable-log-sampling"], Bool, "log lines are never sampled"),

@@ -12,7 +12,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -106,6 +109,8 @@ pub struct Hub {
     /// Held while events move from the ring to mailboxes, so that none is delivered twice.
     dispatching: Mutex<()>,
     state: Mutex<State>,
+    /// For metrics.
+    counts: HubCounts,
     /// Signalled when there is a watcher again: without one the hub sleeps, so that writes of a
     /// store that nobody watches wake no front-end thread.
     watched: Notify,
@@ -124,7 +129,8 @@ impl Hub {
             cursor,
         };
         let (dispatching, state) = (Mutex::new(()), Mutex::new(state));
-        Arc::new(Self { node, dispatching, state, watched: Notify::new() })
+        let counts = HubCounts::default();
+        Arc::new(Self { node, dispatching, state, counts, watched: Notify::new() })
     }
 
     /// Dispatches until the node stops.
@@ -209,8 +215,67 @@ impl Hub {
             state.cursor = state.cursor.max(newest + 1);
             return false;
         }
-        state.deliver(&events);
+        let queued = state.deliver(&events);
+        self.counts.queued.fetch_add(queued, Ordering::Relaxed);
         true
+    }
+}
+
+/// What a hub and the streams on it count.
+#[derive(Debug, Default)]
+pub(super) struct HubCounts {
+    pub(super) streams: AtomicU64,
+    pub(super) watchers: AtomicU64,
+    /// Events put into mailboxes, and taken out.
+    queued: AtomicU64,
+    pub(super) taken: AtomicU64,
+    /// Events handed to clients.
+    pub(super) sent: AtomicU64,
+}
+
+/// A hub as read for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HubReading {
+    /// Watch streams.
+    pub streams: u64,
+    /// Watchers on them.
+    pub watchers: u64,
+    /// Those that read history because they are behind.
+    pub behind: u64,
+    /// Events handed to clients.
+    pub sent: u64,
+    /// Events that wait in mailboxes.
+    pub pending: u64,
+    /// Revisions the hub has yet to look at; 0 while nobody watches.
+    pub lag: u64,
+}
+
+impl Hub {
+    pub(super) fn counts(&self) -> &HubCounts {
+        &self.counts
+    }
+
+    /// Counters and backlog.
+    #[must_use]
+    pub fn reading(&self) -> HubReading {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let newest = self.node.state().read().revision();
+        let (registered, lag) = {
+            let state = self.state.lock();
+            let registered = state.registered.len() as u64;
+            let lag = u64::try_from(newest + 1 - state.cursor).unwrap_or(0);
+            (registered, if registered == 0 { 0 } else { lag })
+        };
+        let counts = &self.counts;
+        let taken = get(&counts.taken);
+        HubReading {
+            streams: get(&counts.streams),
+            watchers: get(&counts.watchers),
+            behind: get(&counts.watchers).saturating_sub(registered),
+            sent: get(&counts.sent),
+            pending: get(&counts.queued).saturating_sub(taken),
+            lag,
+        }
     }
 }
 
@@ -226,19 +291,22 @@ impl State {
         self.cursor = cursor;
     }
 
-    fn deliver(&mut self, events: &[Arc<Event>]) {
+    /// Returns how many events went into mailboxes.
+    fn deliver(&mut self, events: &[Arc<Event>]) -> u64 {
+        let mut queued = 0;
         let mut touched: Vec<Arc<Mailbox>> = Vec::new();
         for revision in events.chunk_by(|a, b| a.kv.mod_revision == b.kv.mod_revision) {
-            self.deliver_revision(revision, &mut touched);
+            queued += self.deliver_revision(revision, &mut touched);
             self.cursor = revision[0].kv.mod_revision + 1;
         }
         for mailbox in touched {
             mailbox.notify.notify_one();
         }
+        queued
     }
 
     /// `events` share one revision.
-    fn deliver_revision(&mut self, events: &[Arc<Event>], touched: &mut Vec<Arc<Mailbox>>) {
+    fn deliver_revision(&mut self, events: &[Arc<Event>], touched: &mut Vec<Arc<Mailbox>>) -> u64 {
         let mut by_watcher: Vec<(WatcherKey, Vec<Arc<SharedEvent>>)> = Vec::new();
         let mut position: HashMap<WatcherKey, usize> = HashMap::new();
         for event in events {
@@ -256,9 +324,11 @@ impl State {
             });
         }
         let revision = events[0].kv.mod_revision;
+        let mut queued = 0;
         for (key, events) in by_watcher {
-            self.drop_into_mailbox(key, revision, events, touched);
+            queued += self.drop_into_mailbox(key, revision, events, touched);
         }
+        queued
     }
 
     fn drop_into_mailbox(
@@ -267,12 +337,13 @@ impl State {
         revision: Revision,
         mut events: Vec<Arc<SharedEvent>>,
         touched: &mut Vec<Arc<Mailbox>>,
-    ) {
-        let Some(watcher) = self.registered.get(&key) else { return };
+    ) -> u64 {
+        let Some(watcher) = self.registered.get(&key) else { return 0 };
         events.retain(|shared| watcher.filters.passes(shared.event.kind));
         if revision < watcher.from || events.is_empty() {
-            return;
+            return 0;
         }
+        let count = events.len() as u64;
         let mut inbox = watcher.mailbox.inbox.lock();
         let was_empty = inbox.deliveries.is_empty() && inbox.lagging.is_empty();
         let full = inbox.deliveries.len() >= MAILBOX_DELIVERIES_MAX;
@@ -293,6 +364,8 @@ impl State {
         if full {
             self.registered.remove(&key);
             self.watchers.remove(&key);
+            return 0;
         }
+        count
     }
 }

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use tripod_storage::{
     types::KeyRange,
 };
 
-use super::hub::{Delivery, Filters, Hub, Mailbox, SharedEvent, WatcherKey};
+use super::hub::{Delivery, Filters, Hub, Inbox, Mailbox, SharedEvent, WatcherKey};
 
 /// Watchers on one stream; creating more is refused.
 pub const WATCHERS_PER_STREAM_MAX: usize = 100_000;
@@ -132,6 +132,8 @@ pub struct Session {
     progress_requested: bool,
     progress_interval: Duration,
     next_progress: Instant,
+    /// Watchers told to the hub's counts.
+    counted: usize,
     /// Watcher whose history was read last: the next one gets the next turn.
     last_read: i64,
     /// On whose behalf watchers are made.
@@ -142,6 +144,7 @@ impl Session {
     /// An empty stream. `progress_interval` is etcd's `--watch-progress-notify-interval`.
     #[must_use]
     pub fn new(node: Node, hub: Arc<Hub>, progress_interval: Duration, caller: Caller) -> Self {
+        hub.counts().streams.fetch_add(1, Ordering::Relaxed);
         Self {
             node,
             hub,
@@ -152,6 +155,7 @@ impl Session {
             progress_requested: false,
             progress_interval,
             next_progress: Instant::now() + progress_interval,
+            counted: 0,
             last_read: i64::MIN,
             caller,
         }
@@ -227,7 +231,11 @@ impl Session {
     pub async fn next(&mut self) -> Message {
         loop {
             self.collect();
+            self.account();
             if let Some(message) = self.outbox.pop_front() {
+                if let Message::Events { events, .. } = &message {
+                    self.hub.counts().sent.fetch_add(events.len() as u64, Ordering::Relaxed);
+                }
                 return message;
             }
             if self.read_some_history() {
@@ -244,9 +252,26 @@ impl Session {
         }
     }
 
+    /// Tells the hub's counts how many watchers there are.
+    fn account(&mut self) {
+        let now = self.watchers.len();
+        if now != self.counted {
+            let watchers = &self.hub.counts().watchers;
+            watchers.fetch_add(now as u64, Ordering::Relaxed);
+            watchers.fetch_sub(self.counted as u64, Ordering::Relaxed);
+            self.counted = now;
+        }
+    }
+
+    fn count_taken(&self, inbox: &Inbox) {
+        let taken: usize = inbox.deliveries.iter().map(|delivery| delivery.events.len()).sum();
+        self.hub.counts().taken.fetch_add(taken as u64, Ordering::Relaxed);
+    }
+
     /// Moves what the hub left in the mailbox into the outbox.
     fn collect(&mut self) {
         let inbox = self.mailbox.take();
+        self.count_taken(&inbox);
         for delivery in inbox.deliveries {
             self.deliver(delivery);
         }
@@ -387,6 +412,10 @@ impl Drop for Session {
                 self.hub.unregister(key);
             }
         }
+        self.count_taken(&self.mailbox.take());
+        self.watchers.clear();
+        self.account();
+        self.hub.counts().streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
