@@ -263,6 +263,9 @@ impl Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
+        if self.counts.is_none() {
+            return; // ended: no look at the clock
+        }
         let is_late = self.began.zip(self.timeout).is_some_and(|(at, time)| at.elapsed() >= time);
         self.count(if is_late { Code::DeadlineExceeded } else { Code::Cancelled });
     }
