@@ -5,6 +5,7 @@
 //! submission port, so that answers of many requests arrive with one wake.
 
 mod auth;
+mod budget;
 mod concurrency;
 mod downgrade;
 mod error;
@@ -32,9 +33,11 @@ use tripod_storage::{
 };
 
 use crate::auth::AuthService;
+use budget::AnswerBudget;
 use watch::hub::Hub;
 
 pub use auth::AuthStatus;
+pub(crate) use budget::Budgeted;
 pub use concurrency::{LeaderKey, Observer};
 pub use error::{DowngradeRefused, Error, MemberRefused};
 pub use lease::{LeaseRemaining, LeaseService};
@@ -108,6 +111,8 @@ pub struct Client {
     caller: Caller,
     snapshots: snapshot::Slots,
     meters: meters::Meters,
+    /// Shared by all clients of a member.
+    answers: AnswerBudget,
 }
 
 impl Client {
@@ -126,7 +131,21 @@ impl Client {
     ) -> Self {
         let (caller, snapshots) = (Caller::System, snapshot::Slots::default());
         let meters = meters::Meters::new(Arc::clone(&hub));
-        Self { node, port, identity, limits, hub, leases, engine, auth, caller, snapshots, meters }
+        let answers = AnswerBudget::default();
+        Self {
+            node,
+            port,
+            identity,
+            limits,
+            hub,
+            leases,
+            engine,
+            auth,
+            caller,
+            snapshots,
+            meters,
+            answers,
+        }
     }
 
     /// A client with a port and a watch hub of its own, for another thread; the caller drives
@@ -211,6 +230,17 @@ impl Client {
     ///
     /// Source: etcd `RangeRequest`.
     pub async fn range(&self, range: Range, serializable: bool) -> Answered<RangeResponse> {
+        let (header, Budgeted { answer, .. }) = self.range_budgeted(range, serializable).await?;
+        Ok((header, answer))
+    }
+
+    /// As [`Client::range`]; a long answer waits for its part of the memory that long answers may
+    /// take together, and keeps that part until the share is dropped.
+    pub(crate) async fn range_budgeted(
+        &self,
+        range: Range,
+        serializable: bool,
+    ) -> Answered<Budgeted<RangeResponse>> {
         validate::range(&range)?;
         if serializable {
             self.refuse_removed()?;
@@ -220,22 +250,39 @@ impl Client {
         }
         let response = self.read_range(&range).await?;
         self.meters.count_ranges(1);
-        Ok((self.header(response.revision), response))
+        Ok((self.header(response.answer.revision), response))
     }
 
     /// Whole answer at once where it is small or sorted by the state machine; page by page at
     /// one revision where it is a long plain range.
-    async fn read_range(&self, range: &Range) -> Result<RangeResponse, Error> {
+    async fn read_range(&self, range: &Range) -> Result<Budgeted<RangeResponse>, Error> {
         let plain = range.sort_order == 0 && range.sort_target == 0;
         let bounded = range.limit > 0 && range.limit <= RANGE_PAGE_KEYS as i64;
         let filtered = range.min_mod_revision != 0
             || range.max_mod_revision != 0
             || range.min_create_revision != 0
             || range.max_create_revision != 0;
-        if range.range_end.is_empty() || range.count_only || bounded || filtered || !plain {
-            return self.read_whole(range);
+        if range.range_end.is_empty() || range.count_only || bounded {
+            return Ok(self.read_whole(range)?.into());
+        }
+        if filtered || !plain {
+            let sample = self.read_whole(&budget::sample_of(range))?;
+            let bytes = budget::estimate(&sample, 0);
+            drop(sample);
+            let share = match budget::is_long(bytes) {
+                true => Some(self.answers.take(bytes).await),
+                false => None,
+            };
+            return Ok(Budgeted { answer: self.read_whole(range)?, share });
         }
         let first = Range { limit: RANGE_PAGE_KEYS as i64, ..range.clone() };
+        let sample = self.read_whole(&first)?;
+        if !sample.more {
+            return Ok(sample.into());
+        }
+        let bytes = budget::estimate(&sample, range.limit);
+        drop(sample);
+        let share = Some(self.answers.take(bytes).await);
         let mut response = self.read_whole(&first)?;
         let limit = usize::try_from(range.limit).unwrap_or_default();
         let wanted = if limit > 0 { limit } else { usize::MAX };
@@ -256,14 +303,14 @@ impl Client {
             let page = match self.read_whole(&page) {
                 // Compacted between two pages: the newest state is as good an answer.
                 Err(Error::Rejected(Rejected::Compacted { .. })) if !pinned => {
-                    return self.read_whole(range);
+                    return Ok(Budgeted { answer: self.read_whole(range)?, share });
                 }
                 page => page?,
             };
             response.more = page.more;
             response.kvs.extend(page.kvs);
         }
-        Ok(response)
+        Ok(Budgeted { answer: response, share })
     }
 
     fn read_whole(&self, range: &Range) -> Result<RangeResponse, Error> {

@@ -8,12 +8,15 @@
 //! Invariants:
 //! - at most `connections_max` connections are served, half-open ones included; one more per
 //!   listener is accepted and waits, the rest wait in the kernel's backlog;
+//! - one source address has at most `connections_per_source_max` of them, so that it cannot keep
+//!   the others out; more from there are closed at once;
 //! - a port another process listens on is refused, though our own sockets share it;
 //! - TLS handshakes are done on the worker threads, never on the home thread, and have a deadline
 //!   and a bound of their own ([`tls::Acceptor`]);
 //! - after a shutdown began no connection is accepted, and every one ends within the drain
 //!   timeout.
 
+mod admission;
 mod listener;
 mod split;
 #[cfg(test)]
@@ -29,10 +32,11 @@ use std::{
     thread,
 };
 
+use admission::Admission;
 use futures::future::LocalBoxFuture;
 use tokio::{
     runtime::Builder,
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
 };
 use worker::{Acceptor, Listener, Source, Target, Worker};
 
@@ -47,8 +51,12 @@ use crate::{
 
 /// Most worker threads of a front end.
 pub const WORKERS_MAX: usize = 64;
-/// Connections open at once by default.
+/// Connections open at once by default; fewer where the process may open fewer files.
 pub const CONNECTIONS_MAX_DEFAULT: usize = 65_536;
+/// Files a member needs for its data and its peers; the rest is for clients.
+pub const FILES_RESERVED: usize = 512;
+/// Of all connections, those that one source address may have by default: 3 of 4.
+const SOURCE_SHARE: (usize, usize) = (3, 4);
 /// Connections served by the home thread by default: few, so that it stays free for its work.
 pub const HOME_CONNECTIONS_MAX_DEFAULT: usize = 4;
 /// Connections on the way from the acceptor to one thread.
@@ -142,8 +150,11 @@ pub struct Frontend {
     pub listen: Vec<Listen>,
     /// Worker threads; `None` is one per core. At most [`WORKERS_MAX`].
     pub workers: Option<NonZeroUsize>,
-    /// Connections open at once; `None` is [`CONNECTIONS_MAX_DEFAULT`].
+    /// Connections open at once; `None` is [`CONNECTIONS_MAX_DEFAULT`], or what the limit of open
+    /// files allows.
     pub connections_max: Option<usize>,
+    /// Connections from one source address; `None` is three quarters of all.
+    pub connections_per_source_max: Option<usize>,
     /// How connections come to threads.
     pub distribution: Distribution,
     /// Limits of HTTP/2 connections.
@@ -248,8 +259,14 @@ impl BoundFrontend {
     /// [`Error::Start`]; threads already started are stopped.
     pub fn run(self, factory: HandlersFactory) -> Result<FrontendHandle, Error> {
         let (shutdown, watcher) = watch::channel(false);
-        let connections_max = self.config.connections_max.unwrap_or(CONNECTIONS_MAX_DEFAULT);
-        let permits = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+        let connections_max =
+            self.config.connections_max.unwrap_or_else(admission::connections_max);
+        let (part, whole) = SOURCE_SHARE;
+        let per_source_max = self
+            .config
+            .connections_per_source_max
+            .unwrap_or_else(|| (connections_max.saturating_mul(part) / whole).max(1));
+        let admission = Admission::new(connections_max, per_source_max);
         let mut handle =
             FrontendHandle { shutdown, threads: Vec::new(), addresses: self.addresses };
         let worker = |source, live| Worker {
@@ -257,7 +274,7 @@ impl BoundFrontend {
             live,
             limits: self.config.limits.clone(),
             http1: self.config.http1.clone(),
-            permits: Arc::clone(&permits),
+            admission: Arc::clone(&admission),
             factory: Arc::clone(&factory),
             shutdown: watcher.clone(),
         };
@@ -282,7 +299,7 @@ impl BoundFrontend {
             home: home.as_ref().and_then(|_| targets.pop()),
             home_connections_max,
             targets,
-            permits: Arc::clone(&permits),
+            admission: Arc::clone(&admission),
             shutdown: watcher.clone(),
         });
         if let Some(home) = home

@@ -290,6 +290,7 @@ impl Member {
                 max_request_bytes: request_bytes,
                 cors: cors.clone(),
                 host_whitelist: hosts.clone(),
+                ..GatewayConfig::default()
             };
             let observer = Rc::new(observing.clone());
             let http = Gateway::new(services.clone(), health, gateway);
@@ -533,7 +534,7 @@ fn bind_clients(config: &Config) -> Result<Option<frontend::BoundFrontend>, Star
     }
     let limits = h2::Limits {
         message_bytes_max: config.max_request_bytes as usize + GRPC_OVERHEAD_BYTES,
-        streams_max: config.max_concurrent_streams,
+        streams_max: config.max_concurrent_streams.min(h2::STREAMS_MAX),
         ping_interval_min: config.grpc_keepalive_min_time,
         keepalive_interval: config.grpc_keepalive_interval,
         keepalive_timeout: config.grpc_keepalive_timeout,

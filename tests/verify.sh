@@ -3,6 +3,7 @@
 # Writes nothing into the tree (all output goes to target/). Run scripts/setup.sh once before.
 #
 # Environment: TRIPOD_SERVER_BIN tests another server that takes etcd's flags instead of ours;
+# TRIPOD_LIMITS=full runs the limits at their full size;
 # TRIPOD_TEST_SEED, TRIPOD_CHAOS_ROUNDS, TRIPOD_DIFFERENTIAL_SEEDS and _STEPS repeat or lengthen runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,5 +31,6 @@ step cargo build --locked --examples
 step cargo test --locked --workspace --doc
 step cargo test --locked -p tripod --test it -- --test-threads=2
 step cargo test --locked -p tripod --test cluster -- --test-threads=1 --nocapture
+step cargo test --locked -p tripod --test limits -- --test-threads=1 --nocapture
 step tests/conformance.sh
 echo; echo "verify [$((SECONDS - started)) s]: all good"

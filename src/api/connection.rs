@@ -15,7 +15,10 @@ use std::{
 use http_body_util::BodyExt;
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
 
 use super::{
     h2::{self, Limits, PREFACE},
@@ -183,7 +186,9 @@ where
             h2::serve(io, received, info, environment).await;
         }
         Some(Sniffed { received, is_http2: false }) => {
-            serve_http1(Rewound { received, taken: 0, io }, info, environment).await;
+            let stall_timeout = environment.limits.write_stall_timeout;
+            let io = Rewound { received, taken: 0, io, stalled: None, stall_timeout };
+            serve_http1(io, info, environment).await;
         }
         None => {}
     }
@@ -255,11 +260,32 @@ where
     .await;
 }
 
-/// A connection whose first bytes were read already.
+/// A connection whose first bytes were read already, and that fails when its client takes none
+/// of our bytes for too long.
 struct Rewound<IO> {
     received: Vec<u8>,
     taken: usize,
     io: IO,
+    /// Set while the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+    stall_timeout: Duration,
+}
+
+impl<IO> Rewound<IO> {
+    /// Passes on what a write came to, or a failure once writes have waited too long.
+    fn wrote<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let timeout = self.stall_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Rewound<IO> {
@@ -289,7 +315,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Rewound<IO> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        let polled = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.wrote(context, polled)
     }
 
     fn poll_write_vectored(
@@ -297,7 +324,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Rewound<IO> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, pieces)
+        let polled = Pin::new(&mut self.io).poll_write_vectored(context, pieces);
+        self.wrote(context, polled)
     }
 
     fn is_write_vectored(&self) -> bool {

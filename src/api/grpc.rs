@@ -174,7 +174,10 @@ impl Services for Rpc {
             };
         }
         match path {
-            "/etcdserverpb.KV/Range" => call!(kv::range),
+            "/etcdserverpb.KV/Range" => Box::pin(async move {
+                rpc.require_leader(&context)?;
+                kv::range(&rpc.client, decode(request)?).await
+            }),
             "/etcdserverpb.KV/Put" => call!(kv::put),
             "/etcdserverpb.KV/DeleteRange" => call!(kv::delete_range),
             "/etcdserverpb.KV/Txn" => call!(kv::txn),

@@ -6,6 +6,8 @@ use std::{
     process::ExitCode,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::{
     EXIT_FAILURE, EXIT_USAGE,
     flags::{self, Notice, Parsed},
@@ -58,12 +60,22 @@ fn run_member(config: Config, notices: &[Notice]) -> ExitCode {
     for Notice(text) in notices {
         tracing::warn!("{text}");
     }
+    raise_file_limit();
     match runtime().and_then(|runtime| runtime.block_on(serve(config))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %format!("{error:#}"), "member stopped");
             ExitCode::from(EXIT_FAILURE)
         }
+    }
+}
+
+/// Connections are files. The lower limit is there for programs that use `select`; we do not.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
     }
 }
 

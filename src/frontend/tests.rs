@@ -181,7 +181,8 @@ fn the_acceptor_spreads_connections_and_fills_the_home_thread_first() {
 
 #[test]
 fn connections_above_the_limit_wait_for_a_place() {
-    let frontend = Frontend { connections_max: Some(4), ..loopback() };
+    let frontend =
+        Frontend { connections_max: Some(4), connections_per_source_max: Some(8), ..loopback() };
     let handle = frontend.bind().unwrap().run(factory()).unwrap();
     let address = handle.addresses()[0];
     let mut clients: Vec<_> = (0..8).map(|_| Client::connect(address)).collect();
@@ -208,6 +209,37 @@ fn connections_above_the_limit_wait_for_a_place() {
         assert!(round < 19, "{served} of 8 served");
     }
     assert_eq!(served, 8);
+    handle.join().unwrap();
+}
+
+#[test]
+fn connections_of_one_source_above_its_share_are_closed() {
+    let frontend = Frontend { connections_max: Some(4), ..loopback() };
+    let handle = frontend.bind().unwrap().run(factory()).unwrap();
+    let address = handle.addresses()[0];
+    let mut kept: Vec<_> = (0..3).map(|_| Client::connect(address)).collect();
+    for client in &mut kept {
+        client.ask("/");
+    }
+    for _ in 0..5 {
+        let mut refused = Client::connect(address);
+        // The end of the stream, or a reset of it.
+        assert_eq!(refused.0.read(&mut [0; 16]).unwrap_or(0), 0);
+    }
+    for client in &mut kept {
+        client.ask("/");
+    }
+    drop(kept.pop());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut again = Client::connect(address);
+        // A refused one may be closed before or after these bytes.
+        let sent = write!(again.0, "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        if sent.is_ok() && again.0.read(&mut [0; 1024]).is_ok_and(|length| length > 0) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the place that became free is not given on");
+    }
     handle.join().unwrap();
 }
 

@@ -16,12 +16,16 @@ use std::{
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{Entrance, HandlersFactory, ListenerTls, split::Environments};
+use super::{
+    Entrance, HandlersFactory, ListenerTls,
+    admission::{Admission, Place},
+    split::Environments,
+};
 use crate::{
     api::{
         connection::{self, ConnectionInfo, Drain, Http1Limits},
@@ -59,14 +63,14 @@ pub(super) struct Handed {
 
 /// A connection's share of the limits; gives it back when dropped.
 struct Counted {
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
     live: Arc<AtomicUsize>,
 }
 
 impl Counted {
-    fn new(permit: OwnedSemaphorePermit, live: &Arc<AtomicUsize>) -> Self {
+    fn new(place: Place, live: &Arc<AtomicUsize>) -> Self {
         live.fetch_add(1, Ordering::Relaxed);
-        Self { _permit: permit, live: Arc::clone(live) }
+        Self { _place: place, live: Arc::clone(live) }
     }
 }
 
@@ -88,7 +92,7 @@ pub(super) struct Acceptor {
     pub home: Option<Target>,
     pub home_connections_max: usize,
     pub targets: Vec<Target>,
-    pub permits: Arc<Semaphore>,
+    pub admission: Arc<Admission>,
     pub shutdown: watch::Receiver<bool>,
 }
 
@@ -114,10 +118,11 @@ impl Acceptor {
     }
 
     async fn accept(&self, listener: &TcpListener, entrance: &Entrance) {
-        while let Some((socket, remote, permit)) = accept(listener, &self.permits).await {
+        loop {
+            let (socket, remote, place) = accept(listener, &self.admission).await;
             let target = self.choose(entrance);
             let Ok(socket) = socket.into_std() else { continue };
-            let counted = Counted::new(permit, &target.live);
+            let counted = Counted::new(place, &target.live);
             let entrance = entrance.clone();
             // Refused only by a thread that is gone; the connection closes then.
             let _ = target.sender.send(Handed { socket, remote, entrance, counted }).await;
@@ -137,19 +142,21 @@ impl Acceptor {
     }
 }
 
-/// Accepts one connection and waits until the limit allows it; `None` when the limit is gone.
+/// Accepts one connection and waits until the limit allows it. A connection of a source that has
+/// too many is closed.
 ///
 /// The wait comes second, so that a listener without clients holds no place; one accepted
 /// connection per listener may wait.
 async fn accept(
     listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    admission: &Arc<Admission>,
+) -> (TcpStream, SocketAddr, Place) {
     loop {
         match listener.accept().await {
             Ok((socket, remote)) => {
-                let permit = Arc::clone(permits).acquire_owned().await.ok()?;
-                return Some((socket, remote, permit));
+                if let Some(place) = admission.admit(remote).await {
+                    return (socket, remote, place);
+                }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -172,7 +179,7 @@ pub(super) struct Worker {
     pub live: Arc<AtomicUsize>,
     pub limits: Limits,
     pub http1: Http1Limits,
-    pub permits: Arc<Semaphore>,
+    pub admission: Arc<Admission>,
     pub factory: HandlersFactory,
     pub shutdown: watch::Receiver<bool>,
 }
@@ -211,7 +218,7 @@ impl Worker {
             Source::Listeners(listeners) => {
                 let accepting = listeners
                     .into_iter()
-                    .map(|listener| accept_own(listener, &self.permits, &self.live, &tasks));
+                    .map(|listener| accept_own(listener, &self.admission, &self.live, &tasks));
                 tokio::select! {
                     () = down => {}
                     _ = futures::future::join_all(accepting) => {}
@@ -241,7 +248,7 @@ async fn take_handed(mut receiver: mpsc::Receiver<Handed>, tasks: &Rc<Tasks>) {
 
 async fn accept_own(
     listener: Listener,
-    permits: &Arc<Semaphore>,
+    admission: &Arc<Admission>,
     live: &Arc<AtomicUsize>,
     tasks: &Rc<Tasks>,
 ) {
@@ -253,8 +260,9 @@ async fn accept_own(
             return std::future::pending().await;
         }
     };
-    while let Some((socket, remote, permit)) = accept(&listener, permits).await {
-        tasks.serve(socket, remote, &entrance, Counted::new(permit, live));
+    loop {
+        let (socket, remote, place) = accept(&listener, admission).await;
+        tasks.serve(socket, remote, &entrance, Counted::new(place, live));
     }
 }
 

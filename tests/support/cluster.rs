@@ -36,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) data_root: Option<PathBuf>,
     /// How to reach the client ports if they speak TLS; peers speak it then, too.
     pub(crate) tls: Option<Arc<Connector>>,
+    /// Limit of open files of each member, instead of this process's.
+    pub(crate) files_max: Option<u64>,
 }
 
 impl Options {
@@ -50,7 +52,7 @@ impl Options {
     }
 
     fn of(program: Program, size: usize) -> Self {
-        Self { program, size, flags: Vec::new(), data_root: None, tls: None }
+        Self { program, size, flags: Vec::new(), data_root: None, tls: None, files_max: None }
     }
 
     /// The same with one more flag.
@@ -76,6 +78,7 @@ pub(crate) struct Member {
     flags: Vec<String>,
     program: Program,
     tls: Option<Arc<Connector>>,
+    files_max: Option<u64>,
 }
 
 impl Member {
@@ -156,7 +159,7 @@ impl Member {
         let log = OpenOptions::new().create(true).append(true).open(&self.log_path)?;
         let child = self
             .program
-            .command()
+            .command_with_files(self.files_max)
             .arg(format!("--name={}", self.name))
             .arg(format!("--data-dir={}", self.data_dir.display()))
             .arg(format!("--listen-client-urls={}", self.client_url()))
@@ -425,6 +428,7 @@ fn member(index: usize, options: &Options, dir: &Path, data_root: &Path) -> Resu
         flags,
         program: options.program.clone(),
         tls: options.tls.clone(),
+        files_max: options.files_max,
         name,
     })
 }

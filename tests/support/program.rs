@@ -51,6 +51,15 @@ impl Program {
         command
     }
 
+    /// The same, allowed to open this many files.
+    pub(crate) fn command_with_files(&self, files_max: Option<u64>) -> Command {
+        let Some(files_max) = files_max else { return self.command() };
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n \"$0\" && exec \"$@\""]).arg(files_max.to_string());
+        command.arg(&self.path).args(self.subcommand);
+        command
+    }
+
     fn at(path: PathBuf) -> Result<Self> {
         let is_tripod = path.file_stem().is_some_and(|stem| stem == "tripod");
         if is_tripod {

@@ -1,19 +1,23 @@
 //! `etcdserverpb.KV`: range, put, delete, transaction, compaction.
 
-use super::{super::proto::etcdserverpb::request_op, header, pb};
+use bytes::Bytes;
+
+use super::{super::proto::etcdserverpb::request_op, encode, header, pb};
 use crate::{
     api::{convert, service::Status},
-    client::Client,
+    client::{Budgeted, Client},
 };
 
-pub(super) async fn range(
-    client: &Client,
-    request: pb::RangeRequest,
-    _size: usize,
-) -> Result<pb::RangeResponse, Status> {
+/// Answers encoded bytes: those of a long answer hold their share of the memory for such ones.
+pub(super) async fn range(client: &Client, request: pb::RangeRequest) -> Result<Bytes, Status> {
     let serializable = request.serializable;
-    let (head, response) = client.range(convert::range(request), serializable).await?;
-    Ok(convert::range_response(header(head), response))
+    let (head, Budgeted { answer, share }) =
+        client.range_budgeted(convert::range(request), serializable).await?;
+    let encoded = encode(&convert::range_response(header(head), answer));
+    Ok(match share {
+        Some(share) => share.around(encoded),
+        None => encoded,
+    })
 }
 
 pub(super) async fn put(

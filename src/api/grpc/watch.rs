@@ -31,6 +31,8 @@ use crate::{
     },
 };
 
+/// An answer above this size waits until the client has taken all before it.
+const LARGE_ANSWER_BYTES: usize = 4 << 10;
 /// `WatchResponse.events` on the wire.
 const EVENTS_FIELD: u32 = 11;
 
@@ -59,7 +61,7 @@ pub(super) async fn run(
             },
             message = session.next() => {
                 for answer in answers(&rpc, message) {
-                    if responses.send(answer).await.is_err() {
+                    if !send(&responses, answer).await {
                         return Ok(());
                     }
                 }
@@ -69,6 +71,23 @@ pub(super) async fn run(
                 return Err(client::Error::NoLeader.into());
             }
         }
+    }
+}
+
+/// Sends an answer; false when the client is gone. A large one goes alone, so that a client who
+/// does not read holds one of them and not a whole channel full.
+async fn send(responses: &mpsc::Sender<Bytes>, answer: Bytes) -> bool {
+    if answer.len() <= LARGE_ANSWER_BYTES {
+        return responses.send(answer).await.is_ok();
+    }
+    match responses.reserve_many(responses.max_capacity()).await {
+        Ok(mut places) => {
+            if let Some(place) = places.next() {
+                place.send(answer);
+            }
+            true
+        }
+        Err(_) => false,
     }
 }
 

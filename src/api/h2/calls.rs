@@ -264,6 +264,8 @@ impl Calls {
 
     /// Runs calls that may go on; `true` when some did.
     pub(super) fn run(&mut self, core: &mut Core) -> bool {
+        let limits = &self.environment.limits;
+        core.set_pressed(self.environment.held.get().answers > limits.thread_answer_bytes_max);
         core.take_roomy(&mut self.roomy);
         self.turn.extend(self.roomy.drain(..));
         self.ready.take(&mut self.turn);

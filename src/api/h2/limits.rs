@@ -7,6 +7,10 @@ pub const REQUEST_BYTES_MAX_DEFAULT: usize = 1_572_864;
 /// What the wire message may have on top of it, in bytes: etcd's receive limit.
 pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
 
+/// Streams of one connection, whatever the configuration allows: etcd's default of 2^32 - 1 would
+/// let one client fill the memory with streams.
+pub const STREAMS_MAX: u32 = 1 << 16;
+
 /// Limits of one HTTP/2 connection. Units end the names.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -70,7 +74,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes_max: REQUEST_BYTES_MAX_DEFAULT + REQUEST_OVERHEAD_BYTES,
-            streams_max: 1 << 16,
+            streams_max: STREAMS_MAX,
             request_bytes_max: 64 << 20,
             answer_bytes_max: 8 << 20,
             thread_request_bytes_max: 256 << 20,

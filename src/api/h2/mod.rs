@@ -30,4 +30,6 @@ mod wake;
 pub(crate) use driver::serve;
 pub(crate) use frame::PREFACE;
 pub use fuzz::fuzz_connection;
-pub use limits::{Limits, PING_STRIKES_MAX, REQUEST_BYTES_MAX_DEFAULT, REQUEST_OVERHEAD_BYTES};
+pub use limits::{
+    Limits, PING_STRIKES_MAX, REQUEST_BYTES_MAX_DEFAULT, REQUEST_OVERHEAD_BYTES, STREAMS_MAX,
+};

@@ -65,7 +65,7 @@ pub(in crate::api) fn json(status: StatusCode, body: impl Into<Bytes>) -> Respon
 }
 
 /// The result of a unary call.
-pub(in crate::api) fn result(body: Vec<u8>) -> Response<HttpBody> {
+pub(in crate::api) fn result(body: impl Into<Bytes>) -> Response<HttpBody> {
     with_metadata(json(StatusCode::OK, body))
 }
 

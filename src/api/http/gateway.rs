@@ -17,6 +17,8 @@ use crate::api::{
     service::{CallContext, Code, HttpBody, Status},
 };
 
+/// Bytes of JSON from which an answer may be one of those that services bound.
+const LONG_ANSWER_BYTES: usize = 1 << 20;
 /// Answer to a certificate with a common name while authentication is on. Source: etcd 3.5.
 const COMMON_NAME_REFUSED: &str = "CommonName of client sending a request against gateway will \
                                    be ignored and not used as expected";
@@ -55,7 +57,7 @@ impl Gateway {
         route: &Route,
         mut body: HttpBody,
         context: CallContext,
-    ) -> Result<Vec<u8>, Status> {
+    ) -> Result<Bytes, Status> {
         let request = self.single_request(route, &mut body).await?;
         if self.services.method(route.method_path).is_none() {
             return Err(unknown_method(route));
@@ -65,7 +67,11 @@ impl Gateway {
         let response = within(timeout, call).await?;
         let mut json = Vec::new();
         Schema::etcd().encode(route.method.output, &response, &mut json).map_err(malformed)?;
-        Ok(json)
+        if json.len() < LONG_ANSWER_BYTES {
+            return Ok(json.into());
+        }
+        // What the service's bytes stand for is in use until the text is sent.
+        Ok(Bytes::from_owner(Translated { json, _answer: response }))
     }
 
     /// Reads and translates the one request of a call that takes one.
@@ -74,14 +80,17 @@ impl Gateway {
         route: &Route,
         body: &mut HttpBody,
     ) -> Result<Bytes, Status> {
-        let text = match body::collect(body, self.config.json_bytes_max()).await {
-            Ok(text) => text,
-            Err(BodyError::TooLarge(length)) => {
-                body::discard(body).await;
-                return Err(self.too_large(length));
+        let read = async {
+            match body::collect(body, self.config.json_bytes_max()).await {
+                Ok(text) => Ok(text),
+                Err(BodyError::TooLarge(length)) => {
+                    body::discard(body).await;
+                    Err(self.too_large(length))
+                }
+                Err(BodyError::Broken(error)) => Err(invalid(error.to_string())),
             }
-            Err(BodyError::Broken(error)) => return Err(invalid(error.to_string())),
         };
+        let text = within(Some(self.config.body_timeout), read).await?;
         let decoded = Schema::etcd().decode(route.method.input, &text);
         let request = decoded.map_err(|error| invalid(error.to_string()))?.wire;
         self.check_size(&request)?;
@@ -100,6 +109,18 @@ impl Gateway {
         let limit = self.config.wire_bytes_max();
         let text = format!("grpc: received message larger than max ({length} vs. {limit})");
         Status::new(Code::ResourceExhausted, text)
+    }
+}
+
+/// The text of an answer, and the answer.
+struct Translated {
+    json: Vec<u8>,
+    _answer: Bytes,
+}
+
+impl AsRef<[u8]> for Translated {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
     }
 }
 

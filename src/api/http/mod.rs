@@ -27,7 +27,7 @@ mod stream;
 mod tests;
 mod version;
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use futures::future::LocalBoxFuture;
 use hyper::{Method, Request, Response, StatusCode, header};
@@ -51,6 +51,9 @@ pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 /// 4/3; the rest is room for escapes, names and spaces.
 const JSON_EXPANSION: usize = 4;
 
+/// Time a client has for the body of a request: for the largest at half a megabit per second.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Bytes of an oversized body that are read and dropped so that the client, busy sending,
 /// gets to read the answer; beyond this the connection is closed instead.
 const DISCARD_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -61,6 +64,8 @@ pub struct GatewayConfig {
     /// `--max-request-bytes`: payload of one request, in bytes; the services enforce it, the
     /// gateway refuses what gRPC itself would refuse.
     pub max_request_bytes: usize,
+    /// Time until the body of a request has come, for calls that stream until its first message.
+    pub body_timeout: Duration,
     /// `--cors`: origins whose pages may read answers; `*` or none at all: any.
     pub cors: Vec<String>,
     /// `--host-whitelist`: hosts a cleartext request may be for; `*` or none at all: any.
@@ -69,7 +74,12 @@ pub struct GatewayConfig {
 
 impl Default for GatewayConfig {
     fn default() -> Self {
-        Self { max_request_bytes: 1536 * 1024, cors: Vec::new(), host_whitelist: Vec::new() }
+        Self {
+            max_request_bytes: 1536 * 1024,
+            body_timeout: BODY_TIMEOUT,
+            cors: Vec::new(),
+            host_whitelist: Vec::new(),
+        }
     }
 }
 

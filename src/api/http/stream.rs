@@ -93,16 +93,21 @@ impl Gateway {
             documents: Documents::new(self.config.json_bytes_max()),
             input: route.method.input,
         };
-        match requests.next().await {
-            Ok(Some(first)) => Ok((Some(first), Some(requests))),
-            Ok(None) => Ok((None, None)),
-            Err(error) => {
-                body::discard(&mut requests.body).await;
-                Err(match error {
-                    JsonError::TooLarge { limit } => self.too_large(limit),
-                    error => Status::new(Code::Unknown, error.to_string()),
-                })
+        let first = async {
+            match requests.next().await {
+                Err(error) => {
+                    body::discard(&mut requests.body).await;
+                    Err(match error {
+                        JsonError::TooLarge { limit } => self.too_large(limit),
+                        error => Status::new(Code::Unknown, error.to_string()),
+                    })
+                }
+                Ok(first) => Ok(first),
             }
+        };
+        match within(Some(self.config.body_timeout), first).await? {
+            Some(first) => Ok((Some(first), Some(requests))),
+            None => Ok((None, None)),
         }
     }
 

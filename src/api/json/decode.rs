@@ -16,6 +16,11 @@ use super::{
 /// Longest enum name repeated in an error text, in bytes.
 const NAME_IN_ERROR_MAX: usize = 64;
 
+/// Bytes of output moved for each byte of text, at most: work stays linear in the text.
+const MOVES_PER_BYTE: usize = 8;
+/// Bytes of output that any text may move.
+const MOVES_MIN: usize = 64 << 10;
+
 /// The first value of a JSON text as protobuf.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decoded {
@@ -30,7 +35,7 @@ impl Schema {
     ///
     /// `null` and a text of nothing but space are the empty message. Bytes after the value are
     /// ignored: the caller decides what they mean.
-    /// Cost: linear in the text; nested lengths above 127 bytes may move their content once.
+    /// Cost: linear in the text; see [`MOVES_PER_BYTE`].
     ///
     /// # Errors
     /// [`JsonError`] for text that is no JSON or does not fit the message.
@@ -39,6 +44,8 @@ impl Schema {
             schema: self,
             reader: Reader::new(text),
             out: Vec::with_capacity(text.len()),
+            moves: moves_max(text),
+            removals: moves_max(text),
         };
         decoder.reader.skip_space();
         match decoder.reader.peek() {
@@ -50,10 +57,18 @@ impl Schema {
     }
 }
 
+fn moves_max(text: &[u8]) -> usize {
+    text.len().saturating_mul(MOVES_PER_BYTE).saturating_add(MOVES_MIN)
+}
+
 struct Decoder<'s, 'a> {
     schema: &'s Schema,
     reader: Reader<'a>,
     out: Vec<u8>,
+    /// Bytes that closing a record may still move.
+    moves: usize,
+    /// Bytes that a repeated member may still move; beyond it the text is refused.
+    removals: usize,
 }
 
 /// What an object has shown so far, by position of the field in its message.
@@ -128,7 +143,8 @@ impl Decoder<'_, '_> {
             Spelling::Proto => {}
             Spelling::Camel => members.camel |= 1 << position,
         }
-        members.remove(position, &mut self.out);
+        let moved = members.remove(position, &mut self.out);
+        self.removed(moved)?;
         if self.reader.peek()? == b'n' {
             return self.reader.literal("null");
         }
@@ -140,8 +156,16 @@ impl Decoder<'_, '_> {
         }
         members.add(position, (start, self.out.len()));
         if field.oneof.is_some() {
-            members.settle_oneof(message, position, &mut self.out);
+            let moved = members.settle_oneof(message, position, &mut self.out);
+            self.removed(moved)?;
         }
+        Ok(())
+    }
+
+    /// Pays for bytes that a removed member moved.
+    fn removed(&mut self, moved: usize) -> Result<(), JsonError> {
+        let at = self.reader.at;
+        self.removals = self.removals.checked_sub(moved).ok_or(JsonError::Repetitive { at })?;
         Ok(())
     }
 
@@ -177,7 +201,7 @@ impl Decoder<'_, '_> {
             self.reader.skip_space();
         }
         if let Some(mark) = packed {
-            wire::close(&mut self.out, &mark);
+            wire::close(&mut self.out, &mark, &mut self.moves);
         }
         Ok(())
     }
@@ -189,7 +213,7 @@ impl Decoder<'_, '_> {
             Kind::Message(id) => {
                 let mark = wire::open(&mut self.out, &field.tag, self.reader.remaining());
                 self.object(self.schema.table(id), depth + 1)?;
-                wire::close(&mut self.out, &mark);
+                wire::close(&mut self.out, &mark, &mut self.moves);
                 return Ok(());
             }
             Kind::Bytes => {
@@ -202,7 +226,7 @@ impl Decoder<'_, '_> {
                     return self.wrong_type(field, "a string");
                 }
                 let text = self.reader.string()?.resolve();
-                put_text(&mut self.out, &text);
+                put_text(&mut self.out, &text, &mut self.moves);
             }
             _ => {
                 self.out.extend_from_slice(&field.tag);
@@ -259,7 +283,7 @@ impl Decoder<'_, '_> {
                 return self.reader.unexpected("',' or ']'");
             }
         }
-        wire::close(&mut self.out, &mark);
+        wire::close(&mut self.out, &mark, &mut self.moves);
         Ok(())
     }
 
@@ -361,10 +385,10 @@ impl Members {
         self.present & 1 << position != 0
     }
 
-    /// Takes the value of a field out of the output, if it has one.
-    fn remove(&mut self, position: usize, out: &mut Vec<u8>) {
+    /// Takes the value of a field out of the output, if it has one; how many bytes moved.
+    fn remove(&mut self, position: usize, out: &mut Vec<u8>) -> usize {
         if !self.contains(position) {
-            return;
+            return 0;
         }
         self.present &= !(1 << position);
         let (start, end) = self.spans[position];
@@ -374,19 +398,22 @@ impl Members {
                 *span = (span.0 - (end - start), span.1 - (end - start));
             }
         }
+        out.len() - start
     }
 
-    /// Of two members of one oneof the one declared later stays, as in 3.5.
-    fn settle_oneof(&mut self, message: &MessageTable, added: usize, out: &mut Vec<u8>) {
+    /// Of two members of one oneof the one declared later stays, as in 3.5; how many bytes moved.
+    fn settle_oneof(&mut self, message: &MessageTable, added: usize, out: &mut Vec<u8>) -> usize {
+        let mut moved = 0;
         let oneof = message.fields[added].oneof;
         for position in 0..message.fields.len() {
             if position != added
                 && self.contains(position)
                 && message.fields[position].oneof == oneof
             {
-                self.remove(position.min(added), out);
+                moved += self.remove(position.min(added), out);
             }
         }
+        moved
     }
 }
 
@@ -418,7 +445,7 @@ fn quoted_integer(text: &[u8]) -> Option<Integer> {
 }
 
 /// Writes a string field: length and text, with each byte that is no UTF-8 as U+FFFD.
-fn put_text(out: &mut Vec<u8>, text: &[u8]) {
+fn put_text(out: &mut Vec<u8>, text: &[u8], moves: &mut usize) {
     let mark = wire::open(out, &[], text.len());
     let mut rest = text;
     loop {
@@ -432,7 +459,7 @@ fn put_text(out: &mut Vec<u8>, text: &[u8]) {
             }
         }
     }
-    wire::close(out, &mark);
+    wire::close(out, &mark, moves);
 }
 
 fn name_of(field: &Field) -> String {

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - no input, however odd, panics; depth is bounded by [`MESSAGE_DEPTH_MAX`] and
-//!   [`SKIP_DEPTH_MAX`], work is linear in the input but for the shifting of nested lengths;
+//!   [`SKIP_DEPTH_MAX`], work is linear in the input;
 //! - what etcd 3.5 or 3.6 accepts is accepted with 3.5's meaning, but for one case: an unknown
 //!   enum name is refused as 3.5 does, never ignored as 3.6 does, because a misspelt
 //!   `sort_order` must not answer in another order;

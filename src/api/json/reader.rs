@@ -57,6 +57,12 @@ pub enum JsonError {
         /// Where.
         at: usize,
     },
+    /// Members are given again and again, each time to be moved out of the way.
+    #[error("members are repeated too often at byte {at}")]
+    Repetitive {
+        /// Where.
+        at: usize,
+    },
     /// One document of a stream is larger than the bound.
     #[error("a message is larger than {limit} bytes of JSON")]
     TooLarge {

@@ -466,6 +466,56 @@ fn round_trip<M: Message + Default>(name: &str, message: &M) -> M {
     read(name, &json)
 }
 
+/// Wire bytes of a put inside `depth` transactions.
+fn deep_put(depth: usize, value: &[u8]) -> pb::TxnRequest {
+    use pb::request_op::Request::{RequestPut, RequestTxn};
+    let op = |request| pb::RequestOp { request: Some(request) };
+    let put = pb::PutRequest { value: value.to_vec().into(), ..Default::default() };
+    let inner = pb::TxnRequest { success: vec![op(RequestPut(put))], ..Default::default() };
+    (0..depth).fold(inner, |inner, _| pb::TxnRequest {
+        success: vec![op(RequestTxn(inner))],
+        ..Default::default()
+    })
+}
+
+#[test]
+fn deep_and_long_text_is_read_in_time_linear_in_its_length() {
+    // Each level's content has a length of two bytes where there was room for four.
+    let chain =
+        format!("{}{}{}", r#"{"success":[{"request_txn":"#.repeat(140), "{}", "}]}".repeat(140));
+    let chains = vec![format!(r#"{{"request_txn":{chain}}}"#); 1_000].join(",");
+    let text = format!(r#"{{"success":[{chains}]}}"#);
+    let start = std::time::Instant::now();
+    let decoded = Schema::etcd().decode(id(TXN), text.as_bytes()).expect("it is JSON");
+    assert!(decoded.wire.len() < text.len());
+    let printed = encode(TXN, &decoded.wire);
+    assert_eq!(decode(TXN, &printed).unwrap().len(), decoded.wire.len());
+    // Four megabytes, in a debug build.
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+#[test]
+fn padded_lengths_are_read_by_others() {
+    let value = vec![b'v'; 600_000];
+    let want = deep_put(40, &value);
+    let text = encode(TXN, &want.encode_to_vec());
+    // Space behind the document makes room for longer lengths than needed.
+    let spaced = format!("{text}{}", " ".repeat(1_500_000));
+    let wire = decode(TXN, &spaced).unwrap();
+    assert_eq!(pb::TxnRequest::decode(&*wire).unwrap(), want);
+}
+
+#[test]
+fn a_member_repeated_without_end_is_refused() {
+    // The small member is taken out from before the large one each time.
+    let big = format!(r#""failure":[{{"request_put":{{"value":"{}"}}}}]"#, "AAAA".repeat(100_000));
+    let open = r#"{"compare":[{}],"success":[{"request_txn":"#.repeat(60);
+    let close = r#"}],"compare":[{}]}"#.repeat(60);
+    let text = format!("{open}{{{big}}}{close}");
+    let refused = Schema::etcd().decode(id(TXN), text.as_bytes());
+    assert!(matches!(refused, Err(JsonError::Repetitive { .. })), "{:?}", refused.is_ok());
+}
+
 proptest! {
     #[test]
     fn messages_survive_the_way_through_json(txn in txn(), watch in watch(), member in member()) {

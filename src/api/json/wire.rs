@@ -44,7 +44,10 @@ pub(super) struct Mark {
 }
 
 /// Closes the record at `mark`: writes its length, moving the content when the guess was wrong.
-pub(super) fn close(out: &mut Vec<u8>, mark: &Mark) {
+///
+/// `moves` is how many bytes may still be moved. Past it a length that is too short for its place
+/// is padded, which every decoder reads: else each level of a deep message moves its content.
+pub(super) fn close(out: &mut Vec<u8>, mark: &Mark, moves: &mut usize) {
     let content = mark.at + mark.reserved;
     let length = out.len() - content;
     let mut prefix = [0; VARINT_BYTES_MAX];
@@ -59,7 +62,13 @@ pub(super) fn close(out: &mut Vec<u8>, mark: &Mark) {
     used += 1;
     if used == mark.reserved {
         out[mark.at..content].copy_from_slice(&prefix[..used]);
+    } else if length > *moves && used < mark.reserved && mark.reserved <= VARINT_BYTES_MAX {
+        prefix[used - 1] |= 0x80;
+        prefix[used..mark.reserved - 1].fill(0x80);
+        prefix[mark.reserved - 1] = 0;
+        out[mark.at..content].copy_from_slice(&prefix[..mark.reserved]);
     } else {
+        *moves = moves.saturating_sub(length);
         out.splice(mark.at..content, prefix[..used].iter().copied());
     }
 }

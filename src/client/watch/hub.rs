@@ -6,15 +6,16 @@
 //!
 //! Invariants:
 //! - every event below `cursor` has been delivered to every registered watcher that wants it;
-//! - a mailbox holds at most [`MAILBOX_DELIVERIES_MAX`] deliveries. A watcher whose mailbox is
-//!   full is unregistered and told from which revision it lags; it then reads history. So memory
-//!   is bounded and no event is skipped.
+//! - a mailbox holds at most [`MAILBOX_DELIVERIES_MAX`] deliveries and [`MAILBOX_BYTES_MAX`], and
+//!   all mailboxes of a hub together little more than [`HUB_BYTES_MAX`]. A watcher whose mailbox
+//!   is full is unregistered and told from which revision it lags; it then reads history. So
+//!   memory is bounded and no event is skipped.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -28,6 +29,16 @@ pub use tripod_storage::watch::Filters;
 
 /// Deliveries that wait in one stream's mailbox before its watchers fall back to history.
 pub const MAILBOX_DELIVERIES_MAX: usize = 1024;
+/// Bytes that wait in one stream's mailbox before that; one delivery of any size has room.
+pub const MAILBOX_BYTES_MAX: usize = 4 << 20;
+/// Bytes in all mailboxes of a hub above which each may hold [`PRESSED_BYTES_MAX`].
+pub const HUB_BYTES_MAX: usize = 256 << 20;
+/// Bytes in one mailbox while those of its hub together hold too much.
+pub const PRESSED_BYTES_MAX: usize = 16 << 10;
+/// What a delivery costs beside the events it keeps, in bytes.
+const DELIVERY_BYTES: usize = 256;
+/// Room that an empty mailbox keeps.
+const MAILBOX_SLOTS_KEPT: usize = 16;
 /// Events taken from the ring under one read lock.
 const DISPATCH_EVENTS_MAX: usize = 4096;
 
@@ -53,32 +64,106 @@ pub struct Delivery {
     pub events: Vec<Arc<SharedEvent>>,
 }
 
+impl Delivery {
+    /// Bytes it keeps from being freed. Events are shared, and counted once for each mailbox.
+    fn bytes(&self) -> usize {
+        let event =
+            |shared: &Arc<SharedEvent>| shared.event.kv.key.len() + shared.event.kv.value.len();
+        DELIVERY_BYTES + self.events.iter().map(event).sum::<usize>()
+    }
+}
+
+/// Something for a stream.
+#[derive(Debug)]
+pub enum Waiting {
+    /// Events.
+    Delivery(Delivery),
+    /// A watcher was unregistered, after everything before this.
+    Lagging {
+        /// The watcher's id on its stream.
+        watch_id: i64,
+        /// The registration that ended.
+        key: WatcherKey,
+        /// The first revision it misses.
+        from: Revision,
+    },
+}
+
 /// Where a stream receives what the hub has for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Mailbox {
     inbox: Mutex<Inbox>,
+    /// Bytes in all mailboxes of the hub.
+    held: Arc<AtomicUsize>,
     /// Signalled after each dispatch that left something here.
     pub notify: Notify,
 }
 
-/// What was waiting in a [`Mailbox`].
+/// What waits in a [`Mailbox`].
 #[derive(Debug, Default)]
-pub struct Inbox {
+struct Inbox {
     /// In dispatch order.
-    pub deliveries: VecDeque<Delivery>,
-    /// Watchers that were unregistered, and the first revision each one misses.
-    pub lagging: Vec<(i64, WatcherKey, Revision)>,
+    waiting: VecDeque<Waiting>,
+    /// Of the deliveries in it.
+    bytes: usize,
 }
 
 impl Mailbox {
-    /// Takes everything that waits.
-    pub fn take(&self) -> Inbox {
-        std::mem::take(&mut *self.inbox.lock())
+    fn new(held: Arc<AtomicUsize>) -> Self {
+        Self { inbox: Mutex::default(), held, notify: Notify::new() }
+    }
+
+    /// Takes what waits, in order, at most `max`.
+    pub fn take(&self, max: usize) -> Vec<Waiting> {
+        let mut inbox = self.inbox.lock();
+        let count = inbox.waiting.len().min(max);
+        let taken: Vec<_> = inbox.waiting.drain(..count).collect();
+        if inbox.waiting.is_empty() {
+            inbox.waiting.shrink_to(MAILBOX_SLOTS_KEPT);
+        }
+        let bytes = taken.iter().map(|item| match item {
+            Waiting::Delivery(delivery) => delivery.bytes(),
+            Waiting::Lagging { .. } => 0,
+        });
+        let bytes = bytes.sum();
+        inbox.bytes -= bytes;
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        taken
+    }
+
+    /// Leaves a delivery, or word that its watcher lags where there is no room: `false`. The
+    /// second answer is whether the mailbox was empty.
+    fn put(&self, delivery: Delivery) -> (bool, bool) {
+        let bytes = delivery.bytes();
+        let mut inbox = self.inbox.lock();
+        let was_empty = inbox.waiting.is_empty();
+        let pressed = self.held.load(Ordering::Relaxed) > HUB_BYTES_MAX;
+        let bytes_max = if pressed { PRESSED_BYTES_MAX } else { MAILBOX_BYTES_MAX };
+        let full = inbox.waiting.len() >= MAILBOX_DELIVERIES_MAX
+            || (inbox.bytes > 0 && inbox.bytes + bytes > bytes_max);
+        if full {
+            let Delivery { watch_id, key, revision, .. } = delivery;
+            inbox.waiting.push_back(Waiting::Lagging { watch_id, key, from: revision });
+        } else {
+            inbox.bytes += bytes;
+            self.held.fetch_add(bytes, Ordering::Relaxed);
+            inbox.waiting.push_back(Waiting::Delivery(delivery));
+        }
+        (!full, was_empty)
+    }
+
+    fn lag(&self, watch_id: i64, key: WatcherKey, from: Revision) {
+        self.inbox.lock().waiting.push_back(Waiting::Lagging { watch_id, key, from });
     }
 
     fn is_empty(&self) -> bool {
-        let inbox = self.inbox.lock();
-        inbox.deliveries.is_empty() && inbox.lagging.is_empty()
+        self.inbox.lock().waiting.is_empty()
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.inbox.get_mut().bytes, Ordering::Relaxed);
     }
 }
 
@@ -114,6 +199,8 @@ pub struct Hub {
     /// Signalled when there is a watcher again: without one the hub sleeps, so that writes of a
     /// store that nobody watches wake no front-end thread.
     watched: Notify,
+    /// Bytes in all mailboxes.
+    held: Arc<AtomicUsize>,
 }
 
 impl Hub {
@@ -130,7 +217,14 @@ impl Hub {
         };
         let (dispatching, state) = (Mutex::new(()), Mutex::new(state));
         let counts = HubCounts::default();
-        Arc::new(Self { node, dispatching, state, counts, watched: Notify::new() })
+        let held = Arc::default();
+        Arc::new(Self { node, dispatching, state, counts, watched: Notify::new(), held })
+    }
+
+    /// A mailbox for one stream.
+    #[must_use]
+    pub fn mailbox(&self) -> Arc<Mailbox> {
+        Arc::new(Mailbox::new(Arc::clone(&self.held)))
     }
 
     /// Dispatches until the node stops.
@@ -285,7 +379,7 @@ impl State {
         for (key, watcher) in self.registered.drain() {
             self.watchers.remove(&key);
             let from = watcher.from.max(self.cursor);
-            watcher.mailbox.inbox.lock().lagging.push((watcher.watch_id, key, from));
+            watcher.mailbox.lag(watcher.watch_id, key, from);
             watcher.mailbox.notify.notify_one();
         }
         self.cursor = cursor;
@@ -344,28 +438,92 @@ impl State {
             return 0;
         }
         let count = events.len() as u64;
-        let mut inbox = watcher.mailbox.inbox.lock();
-        let was_empty = inbox.deliveries.is_empty() && inbox.lagging.is_empty();
-        let full = inbox.deliveries.len() >= MAILBOX_DELIVERIES_MAX;
-        if full {
-            inbox.lagging.push((watcher.watch_id, key, revision));
-        } else {
-            inbox.deliveries.push_back(Delivery {
-                watch_id: watcher.watch_id,
-                key,
-                revision,
-                events,
-            });
-        }
-        drop(inbox);
+        let delivery = Delivery { watch_id: watcher.watch_id, key, revision, events };
+        let (has_room, was_empty) = watcher.mailbox.put(delivery);
         if was_empty {
             touched.push(Arc::clone(&watcher.mailbox));
         }
-        if full {
+        if !has_room {
             self.registered.remove(&key);
             self.watchers.remove(&key);
             return 0;
         }
         count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tripod_storage::{KeyValue, command::EventKind};
+
+    use super::*;
+
+    fn delivery(revision: Revision, value_bytes: usize) -> Delivery {
+        let kv = KeyValue {
+            key: "k".into(),
+            value: vec![0; value_bytes].into(),
+            mod_revision: revision,
+            ..KeyValue::default()
+        };
+        let event = Arc::new(Event { kind: EventKind::Put, kv, prev_kv: None });
+        let events = vec![Arc::new(SharedEvent { event, wire: OnceLock::new() })];
+        Delivery { watch_id: 1, key: 1, revision, events }
+    }
+
+    /// Fills a mailbox until it refuses; how many deliveries it took.
+    fn fill(mailbox: &Mailbox, value_bytes: usize) -> usize {
+        (1..).take_while(|revision| mailbox.put(delivery(*revision, value_bytes)).0).count()
+    }
+
+    #[test]
+    fn a_mailbox_is_bounded_by_count_and_by_bytes() {
+        let held = Arc::<AtomicUsize>::default();
+        let small = Mailbox::new(Arc::clone(&held));
+        assert_eq!(fill(&small, 1), MAILBOX_DELIVERIES_MAX);
+        let large = Mailbox::new(Arc::clone(&held));
+        assert_eq!(fill(&large, 1 << 20), MAILBOX_BYTES_MAX / (1 << 20) - 1);
+        let huge = Mailbox::new(Arc::clone(&held));
+        assert_eq!(fill(&huge, 2 * MAILBOX_BYTES_MAX), 1, "one delivery of any size has room");
+    }
+
+    #[test]
+    fn full_mailboxes_of_a_hub_leave_the_others_little_and_give_it_back() {
+        let held = Arc::<AtomicUsize>::default();
+        let large: Vec<_> = (0..HUB_BYTES_MAX / MAILBOX_BYTES_MAX + 40)
+            .map(|_| {
+                let mailbox = Mailbox::new(Arc::clone(&held));
+                fill(&mailbox, MAILBOX_BYTES_MAX / 8);
+                mailbox
+            })
+            .collect();
+        assert!(held.load(Ordering::Relaxed) > HUB_BYTES_MAX);
+        let late = Mailbox::new(Arc::clone(&held));
+        assert!(fill(&late, 1000) <= PRESSED_BYTES_MAX / 1000);
+        drop(large);
+        late.take(usize::MAX);
+        assert_eq!(held.load(Ordering::Relaxed), 0);
+        assert_eq!(fill(&late, 1000), MAILBOX_DELIVERIES_MAX);
+    }
+
+    #[test]
+    fn word_of_a_lag_comes_after_the_deliveries_before_it() {
+        let mailbox = Mailbox::new(Arc::default());
+        let count = fill(&mailbox, 1);
+        let mut seen = 0;
+        loop {
+            for item in mailbox.take(100) {
+                match item {
+                    Waiting::Delivery(delivery) => {
+                        seen += 1;
+                        assert_eq!(delivery.revision, seen);
+                    }
+                    Waiting::Lagging { from, .. } => {
+                        assert_eq!((from, seen), (seen + 1, count as Revision));
+                        assert!(mailbox.is_empty());
+                        return;
+                    }
+                }
+            }
+        }
     }
 }

@@ -3,6 +3,10 @@
 //! Messages come out in the order etcd keeps: `Created` before any event of that watcher, then
 //! its events by revision without a gap, then at most one `Canceled`.
 //!
+//! A stream whose client is slow holds little: what it collected last ([`COLLECTED_MAX`]), what its
+//! bounded mailbox took, and then its watchers read history a page at a time, when the client has
+//! room again. Once that history is compacted they are canceled with the compact revision.
+//!
 //! Source: etcd watch API guarantees, <https://etcd.io/docs/latest/learning/api/#watch-api>.
 
 use std::{
@@ -19,12 +23,14 @@ use tripod_storage::{
     types::KeyRange,
 };
 
-use super::hub::{Delivery, Filters, Hub, Inbox, Mailbox, SharedEvent, WatcherKey};
+use super::hub::{Delivery, Filters, Hub, Mailbox, SharedEvent, Waiting, WatcherKey};
 
 /// Watchers on one stream; creating more is refused.
 pub const WATCHERS_PER_STREAM_MAX: usize = 100_000;
 /// Events read from history for one watcher before the others get their turn.
 const HISTORY_PAGE_EVENTS: usize = 1000;
+/// Deliveries taken out of the mailbox at once.
+const COLLECTED_MAX: usize = 64;
 /// The id in answers that concern no watcher.
 pub const NO_WATCHER: i64 = -1;
 
@@ -146,9 +152,9 @@ impl Session {
     pub fn new(node: Node, hub: Arc<Hub>, progress_interval: Duration, caller: Caller) -> Self {
         hub.counts().streams.fetch_add(1, Ordering::Relaxed);
         Self {
+            mailbox: hub.mailbox(),
             node,
             hub,
-            mailbox: Arc::default(),
             watchers: BTreeMap::new(),
             next_id: 0,
             outbox: VecDeque::new(),
@@ -263,24 +269,32 @@ impl Session {
         }
     }
 
-    fn count_taken(&self, inbox: &Inbox) {
-        let taken: usize = inbox.deliveries.iter().map(|delivery| delivery.events.len()).sum();
-        self.hub.counts().taken.fetch_add(taken as u64, Ordering::Relaxed);
+    /// Moves some of what the hub left in the mailbox into the outbox, once that is empty. Leaves
+    /// an empty mailbox or something in the outbox.
+    fn collect(&mut self) {
+        while self.outbox.is_empty() {
+            let taken = self.mailbox.take(COLLECTED_MAX);
+            if taken.is_empty() {
+                return;
+            }
+            for item in taken {
+                match item {
+                    Waiting::Delivery(delivery) => {
+                        let events = delivery.events.len() as u64;
+                        self.hub.counts().taken.fetch_add(events, Ordering::Relaxed);
+                        self.deliver(delivery);
+                    }
+                    Waiting::Lagging { watch_id, key, from } => self.lag(watch_id, key, from),
+                }
+            }
+        }
     }
 
-    /// Moves what the hub left in the mailbox into the outbox.
-    fn collect(&mut self) {
-        let inbox = self.mailbox.take();
-        self.count_taken(&inbox);
-        for delivery in inbox.deliveries {
-            self.deliver(delivery);
-        }
-        for (watch_id, key, next) in inbox.lagging {
-            if let Some(watcher) = self.watchers.get_mut(&watch_id)
-                && watcher.is_registered_as(key)
-            {
-                watcher.position = Position::History { next };
-            }
+    fn lag(&mut self, watch_id: i64, key: WatcherKey, next: Revision) {
+        if let Some(watcher) = self.watchers.get_mut(&watch_id)
+            && watcher.is_registered_as(key)
+        {
+            watcher.position = Position::History { next };
         }
     }
 

@@ -18,6 +18,8 @@ use crate::{
 /// Changes that one [`StateMachine::history`] call looks at, wanted or not: bounds the time a
 /// reader holds the lock.
 const HISTORY_CHANGES_MAX: usize = 20_000;
+/// Bytes of keys and values after which a page of history ends, with the revision it is in.
+const HISTORY_PAGE_BYTES: usize = 128 << 10;
 
 /// What a watcher behind the ring reads from history.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -375,9 +377,11 @@ impl StateMachine {
         let end = End::new(&range.end);
         let mut page = HistoryPage { events: Vec::new(), next: self.store.revision + 1 };
         let mut last = Rev::default();
-        let mut seen = 0;
+        let (mut seen, mut bytes) = (0, 0);
         self.store.history.scan(Rev { main: from, sub: 0 }, |change| {
-            let is_enough = page.events.len() >= max.max(1) || seen >= HISTORY_CHANGES_MAX;
+            let is_enough = page.events.len() >= max.max(1)
+                || seen >= HISTORY_CHANGES_MAX
+                || bytes >= HISTORY_PAGE_BYTES;
             if is_enough && change.rev.main != last.main {
                 page.next = change.rev.main;
                 return Ok(false);
@@ -387,7 +391,9 @@ impl StateMachine {
             if end.contains(&range.key, change.key)
                 && (self.store.is_kept(&change, compact_revision))
             {
-                page.events.push(event(&change));
+                let event = event(&change);
+                bytes += event.kv.key.len() + event.kv.value.len();
+                page.events.push(event);
             }
             Ok(true)
         })?;

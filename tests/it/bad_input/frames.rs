@@ -6,22 +6,22 @@ use crate::support::random::Random;
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 // Frame types of RFC 9113, section 6.
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
-const PING: u8 = 6;
+pub(crate) const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
+pub(crate) const CONTINUATION: u8 = 9;
 // Flags of DATA and HEADERS.
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 
 /// One frame.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a small payload");
     let mut bytes = length.to_be_bytes()[1..].to_vec();
     bytes.extend([kind, flags]);
@@ -31,7 +31,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A connection's start and these frames.
-fn connection(frames: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn connection(frames: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = PREFACE.to_vec();
     bytes.extend(frame(SETTINGS, 0, 0, b""));
     bytes.extend(frames.concat());
@@ -39,7 +39,7 @@ fn connection(frames: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// A literal header field without indexing (RFC 7541, section 6.2.2); short names and values.
-fn header(name: &str, value: &str) -> Vec<u8> {
+pub(crate) fn header(name: &str, value: &str) -> Vec<u8> {
     let length = |text: &str| u8::try_from(text.len()).ok().filter(|length| *length < 127);
     let mut bytes = vec![0, length(name).expect("a short name")];
     bytes.extend(name.as_bytes());
@@ -49,7 +49,7 @@ fn header(name: &str, value: &str) -> Vec<u8> {
 }
 
 /// The header block of a gRPC call.
-fn call(path: &str) -> Vec<u8> {
+pub(crate) fn call(path: &str) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
         (":scheme", "http"),
@@ -62,7 +62,7 @@ fn call(path: &str) -> Vec<u8> {
 }
 
 /// A message with gRPC's prefix.
-fn message(compressed: u8, claimed_length: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn message(compressed: u8, claimed_length: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![compressed];
     bytes.extend(claimed_length.to_be_bytes());
     bytes.extend(payload);
@@ -78,12 +78,12 @@ fn whole_call(path: &str, compressed: u8, claimed_length: u32, payload: &[u8]) -
 }
 
 /// Frames of many streams, each by its odd number.
-fn on_streams(count: u32, frames: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
+pub(crate) fn on_streams(count: u32, frames: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
     (0..count).flat_map(|index| frames(2 * index + 1)).collect()
 }
 
-const PUT: &str = "/etcdserverpb.KV/Put";
-const WATCH: &str = "/etcdserverpb.Watch/Watch";
+pub(crate) const PUT: &str = "/etcdserverpb.KV/Put";
+pub(crate) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
 /// Things that arrive on a port that the world can reach.
 pub(crate) fn client_garbage() -> Vec<(&'static str, Vec<u8>)> {
@@ -218,7 +218,7 @@ fn grpc_garbage() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// Transactions inside each other, `depth` of them: TxnRequest.success[0].request_txn...
-fn nested_txn(depth: usize) -> Vec<u8> {
+pub(crate) fn nested_txn(depth: usize) -> Vec<u8> {
     let field = |tag: u8, payload: &[u8]| {
         let mut bytes = vec![tag];
         let mut length = payload.len();

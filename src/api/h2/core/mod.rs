@@ -122,6 +122,8 @@ pub(super) struct Core {
     unary_pending_bytes: usize,
     /// Bytes of all streams not yet moved to the output.
     queued_bytes: usize,
+    /// See [`Core::set_pressed`].
+    pressed: bool,
     /// Tags of streams with room again.
     roomy: Vec<u32>,
     out: Vec<u8>,
@@ -170,6 +172,7 @@ impl Core {
             send_queue: VecDeque::new(),
             unary_pending_bytes: 0,
             queued_bytes: 0,
+            pressed: false,
             roomy: Vec::new(),
             out,
             out_sent: 0,

@@ -119,11 +119,16 @@ impl Core {
     }
 
     /// Whether a streaming answer may be queued: the stream has little waiting, and nothing at
-    /// all while the connection has too much.
+    /// all while the connection, or its thread, has too much.
     pub(in super::super) fn has_room(&self, stream: u32) -> bool {
-        let pressed = self.queued_bytes >= self.limits.answer_bytes_max;
+        let pressed = self.pressed || self.queued_bytes >= self.limits.answer_bytes_max;
         let limit = if pressed { 1 } else { self.limits.stream_answer_bytes_max };
         self.streams.get(&stream).is_none_or(|open| open.pending_bytes < limit)
+    }
+
+    /// Whether the connections of the thread together hold too many answers.
+    pub(in super::super) fn set_pressed(&mut self, pressed: bool) {
+        self.pressed = pressed;
     }
 
     /// Asks for the stream's tag in [`Core::take_roomy`] once half of its answers are sent.
