@@ -70,7 +70,7 @@ fn frame_header(length: u32, kind: u8, id: u64, body: &[u8]) -> Vec<u8> {
 }
 
 fn identity(target: &Target, index: usize) -> Result<(u64, u64)> {
-    let client = target.cluster.members[index].client();
+    let client = target.client_of(index, GREETING_MAX);
     let header = target.run(async { client.status().await?.header.context("header") })?;
     Ok((header.cluster_id, header.member_id))
 }

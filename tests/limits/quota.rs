@@ -35,7 +35,7 @@ fn is_no_space<T: std::fmt::Debug>(answer: Result<T, Status>) -> Result<()> {
 fn a_full_quota_refuses_writes_everywhere_and_is_recovered_from() -> Result<()> {
     let options = Options::candidate(3)?.flag(format!("--quota-backend-bytes={QUOTA_BYTES}"));
     let target = Target::start(options)?;
-    let clients: Vec<_> = target.cluster.members.iter().map(|member| member.client()).collect();
+    let clients: Vec<_> = (0..3).map(|index| target.client_of(index, ALARM_MAX)).collect();
     target.run(async {
         let first = &clients[0];
         let mut puts = 0;

@@ -64,7 +64,14 @@ impl Target {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::with_limit(&self.cluster.members[0].client_url(), Duration::from_secs(60))
+        self.client_of(0, Duration::from_secs(60))
+    }
+
+    /// A client of one member, whose calls end after `limit`.
+    pub(crate) fn client_of(&self, index: usize, limit: Duration) -> Client {
+        // A client starts a task for its connection.
+        let _inside = self.runtime.enter();
+        Client::with_limit(&self.cluster.members[index].client_url(), limit)
     }
 
     pub(crate) fn http(&self) -> Http {
@@ -96,8 +103,7 @@ impl Target {
 
     /// A client on a connection of its own that writes and reads until it is finished.
     pub(crate) fn innocent(&self) -> Innocent {
-        let url = self.cluster.members[0].client_url();
-        let client = Client::with_limit(&url, INNOCENT_MAX);
+        let client = self.client_of(0, INNOCENT_MAX);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let task = self.runtime.spawn(async move {
