@@ -165,7 +165,7 @@ impl Services for Rpc {
                         let acting = rpc.acting_for(&context).await;
                         let client = acting.as_deref().unwrap_or(&rpc.client);
                         let answer = $handler(client, decode(request)?, size).await?;
-                        Ok(encode(&answer))
+                        Ok(answer.into_wire())
                     };
                     let result = result.await;
                     running.answered(&result);
@@ -174,10 +174,7 @@ impl Services for Rpc {
             };
         }
         match path {
-            "/etcdserverpb.KV/Range" => Box::pin(async move {
-                rpc.require_leader(&context)?;
-                kv::range(&rpc.client, decode(request)?).await
-            }),
+            "/etcdserverpb.KV/Range" => call!(kv::range),
             "/etcdserverpb.KV/Put" => call!(kv::put),
             "/etcdserverpb.KV/DeleteRange" => call!(kv::delete_range),
             "/etcdserverpb.KV/Txn" => call!(kv::txn),
@@ -324,6 +321,28 @@ fn decode<M: Message + Default>(request: Bytes) -> Result<M, Status> {
     M::decode(request).map_err(|error| {
         Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}"))
     })
+}
+
+/// What a handler answers, as bytes.
+trait IntoWire {
+    fn into_wire(self) -> Bytes;
+}
+
+impl<M: Message> IntoWire for M {
+    fn into_wire(self) -> Bytes {
+        encode(&self)
+    }
+}
+
+/// The bytes of a long answer hold its share of the memory for such ones until they are sent.
+impl<M: Message> IntoWire for Budgeted<M> {
+    fn into_wire(self) -> Bytes {
+        let encoded = encode(&self.answer);
+        match self.share {
+            Some(share) => share.around(encoded),
+            None => encoded,
+        }
+    }
 }
 
 fn encode(message: &impl Message) -> Bytes {

@@ -1,23 +1,20 @@
 //! `etcdserverpb.KV`: range, put, delete, transaction, compaction.
 
-use bytes::Bytes;
-
-use super::{super::proto::etcdserverpb::request_op, encode, header, pb};
+use super::{super::proto::etcdserverpb::request_op, header, pb};
 use crate::{
     api::{convert, service::Status},
     client::{Budgeted, Client},
 };
 
-/// Answers encoded bytes: those of a long answer hold their share of the memory for such ones.
-pub(super) async fn range(client: &Client, request: pb::RangeRequest) -> Result<Bytes, Status> {
+pub(super) async fn range(
+    client: &Client,
+    request: pb::RangeRequest,
+    _size: usize,
+) -> Result<Budgeted<pb::RangeResponse>, Status> {
     let serializable = request.serializable;
     let (head, Budgeted { answer, share }) =
         client.range_budgeted(convert::range(request), serializable).await?;
-    let encoded = encode(&convert::range_response(header(head), answer));
-    Ok(match share {
-        Some(share) => share.around(encoded),
-        None => encoded,
-    })
+    Ok(Budgeted { answer: convert::range_response(header(head), answer), share })
 }
 
 pub(super) async fn put(
