@@ -11,6 +11,7 @@ pub mod bench;
 mod certs;
 mod ctl;
 mod dev;
+mod dns;
 mod flags;
 mod logging;
 mod serve;

@@ -75,7 +75,7 @@ pub enum MetricsLevel {
 pub struct SocketOptions {
     /// `SO_REUSEPORT` towards other processes.
     pub reuse_port: bool,
-    /// `SO_REUSEADDR`: bind an address whose old connections are in `TIME_WAIT`.
+    /// Listeners always set `SO_REUSEADDR`, so this has no effect; etcd's file has the key.
     pub reuse_address: bool,
 }
 
@@ -101,8 +101,6 @@ pub struct Config {
     /// Time without a heartbeat before a follower campaigns, in milliseconds.
     #[serde(rename = "election-timeout")]
     pub election_timeout_ms: u64,
-    /// Campaign early at the first start instead of waiting a whole election timeout.
-    pub initial_election_tick_advance: bool,
     /// Addresses for peers.
     pub listen_peer_urls: Urls,
     /// Addresses for clients: gRPC, and HTTP unless `listen_client_http_urls` is given.
@@ -144,8 +142,16 @@ pub struct Config {
     pub initial_advertise_peer_urls: Urls,
     /// Client URLs told to clients and members.
     pub advertise_client_urls: Urls,
-    /// The first members. Empty: this one alone (see [`Config::complete`]).
+    /// The first members. Empty: those of `discovery_srv`, else this one alone (see
+    /// [`Config::complete`]).
     pub initial_cluster: InitialCluster,
+    /// Domain whose DNS SRV records name the first members, instead of `initial_cluster`.
+    pub discovery_srv: String,
+    /// Suffix of the SRV services of `discovery_srv`.
+    pub discovery_srv_name: String,
+    /// DNS server to ask, instead of the system's. Neither flag nor key of a file.
+    #[serde(skip)]
+    pub dns_resolver: Option<SocketAddr>,
     /// Found or join.
     pub initial_cluster_state: ClusterState,
     /// Part of all ids, keeps clusters with equal URLs apart.
@@ -253,7 +259,6 @@ impl Default for Config {
             snapshot_catch_up_entries: 5_000,
             heartbeat_interval_ms: 100,
             election_timeout_ms: 1_000,
-            initial_election_tick_advance: true,
             listen_peer_urls: url(DEFAULT_PEER_URL),
             listen_client_urls: url(DEFAULT_CLIENT_URL),
             listen_client_http_urls: Urls::default(),
@@ -272,6 +277,9 @@ impl Default for Config {
             initial_advertise_peer_urls: url(DEFAULT_PEER_URL),
             advertise_client_urls: url(DEFAULT_CLIENT_URL),
             initial_cluster: InitialCluster::default(),
+            discovery_srv: String::new(),
+            discovery_srv_name: String::new(),
+            dns_resolver: None,
             initial_cluster_state: ClusterState::New,
             initial_cluster_token: "etcd-cluster".to_owned(),
             strict_reconfig_check: true,
@@ -344,7 +352,7 @@ impl Config {
         if self.data_dir.as_os_str().is_empty() {
             self.data_dir = PathBuf::from(format!("{}.etcd", self.name));
         }
-        if self.initial_cluster.is_empty() {
+        if self.initial_cluster.is_empty() && self.discovery_srv.is_empty() {
             self.initial_cluster =
                 InitialCluster::single(&self.name, self.initial_advertise_peer_urls.clone());
         }

@@ -10,7 +10,8 @@
 //!   listener is accepted and waits, the rest wait in the kernel's backlog;
 //! - one source address has at most `connections_per_source_max` of them, so that it cannot keep
 //!   the others out; more from there are closed at once;
-//! - a port another process listens on is refused, though our own sockets share it;
+//! - a port another process listens on is refused, though our own sockets share it, unless
+//!   sharing is asked for;
 //! - TLS handshakes are done on the worker threads, never on the home thread, and have a deadline
 //!   and a bound of their own ([`tls::Acceptor`]);
 //! - after a shutdown began no connection is accepted, and every one ends within the drain
@@ -39,6 +40,8 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use worker::{Acceptor, Listener, Source, Target, Worker};
+
+pub(crate) use listener::listen;
 
 use crate::{
     api::{
@@ -161,6 +164,8 @@ pub struct Frontend {
     pub limits: Limits,
     /// Limits of HTTP/1.1 connections.
     pub http1: Http1Limits,
+    /// Share the port with other processes of this user (`SO_REUSEPORT`).
+    pub reuse_port: bool,
 }
 
 /// Why a front end does not start or did not end well.
@@ -217,7 +222,7 @@ impl Frontend {
         // One list of listeners per accepting thread.
         let mut listeners: Vec<Vec<Listener>> = (0..sockets).map(|_| Vec::new()).collect();
         for listen in &self.listen {
-            let bound = listener::bind(listen.address, sockets)?;
+            let bound = listener::bind(listen.address, sockets, self.reuse_port)?;
             addresses.push(bound.address);
             let entrance = Entrance { tls: listen.tls.clone(), serves: listen.serves };
             for (list, socket) in listeners.iter_mut().zip(bound.listeners) {

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod client;
 mod compactor;
 pub mod config;
+pub mod discovery;
 mod embed;
 pub mod frontend;
 pub mod member_id;

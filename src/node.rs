@@ -40,11 +40,12 @@ use crate::{
     auth::{self, AuthService, KeyError},
     client::{Client, Identity, LeaseService, Limits, v2::V2Service, watch::hub::Hub},
     config::{Config, ConfigError, Url, Urls},
+    discovery,
     frontend::{
         self, Distribution, Frontend, FrontendHandle, Handlers, Listen, ListenerTls, LocalTask,
         Serves,
     },
-    peer::{self, PeerSecurity, Plaintext, TcpTransport},
+    peer::{self, PeerSecurity, PeerTimeouts, Plaintext, TcpTransport},
     tls,
 };
 use identity::Loaded;
@@ -57,6 +58,8 @@ pub use join::JoinError;
 const MEMBER_DIR: &str = "member";
 /// Folder of the engine inside it.
 const ENGINE_DIR: &str = "db";
+/// What zero stands for in keepalive settings: it never happens.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Pause between attempts to publish this member's name and client URLs.
 const PUBLISH_RETRY: Duration = Duration::from_millis(200);
 /// What gRPC adds to the largest request, as in etcd.
@@ -87,6 +90,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// DNS does not tell who the members are.
+    #[error(transparent)]
+    Discovery(#[from] discovery::Error),
     /// There is no place for this member in the cluster.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -175,12 +181,15 @@ impl Member {
     ///
     /// # Errors
     /// As [`Member::start`].
-    pub async fn start_with(config: Config, engine: EngineKind) -> Result<Self, StartError> {
+    pub async fn start_with(mut config: Config, engine: EngineKind) -> Result<Self, StartError> {
         // A program that embeds a member may not have asked; half a setting must not serve.
         config.validate_tls()?;
         let frontend = bind_clients(&config)?;
         let tls = security::of_peers(&config)?;
-        let transport = Arc::new(TcpTransport::new(tls.clone()));
+        let transport = Arc::new(TcpTransport::new(tls.clone(), peer_timeouts(&config)));
+        if !config.discovery_srv.is_empty() && needs_initial_cluster(&config) {
+            config.initial_cluster = Box::pin(discovery::initial_cluster(&config)).await?;
+        }
         let joined = if identity::is_known(&config.data_dir.join(MEMBER_DIR)) {
             None
         } else {
@@ -276,11 +285,14 @@ impl Member {
         let v2 = config.enable_v2.then(|| Arc::clone(&self.v2));
         let (cors, hosts) = (config.cors.clone(), config.host_whitelist.clone());
         let observing = self.observing.clone();
+        let (slow_request, grpc_gateway) =
+            (config.warning_unary_request_duration, config.enable_grpc_gateway);
         let factory = Arc::new(move || {
             let client = client_of_this_thread(&base);
             let options = grpc::Options {
                 watch_progress_interval: progress,
                 watch_fragment_bytes: request_bytes + GRPC_OVERHEAD_BYTES,
+                slow_request,
             };
             let v2 = v2.clone().map(|service| V2::new(client.clone(), service, request_bytes));
             let source = &observing.source;
@@ -290,6 +302,7 @@ impl Member {
                 max_request_bytes: request_bytes,
                 cors: cors.clone(),
                 host_whitelist: hosts.clone(),
+                grpc_gateway,
                 ..GatewayConfig::default()
             };
             let observer = Rc::new(observing.clone());
@@ -359,7 +372,7 @@ impl Opened {
             tell.send_replace(Some(reason.to_owned()));
         });
         // Bound before consensus starts, so that a port in use shows at once.
-        let listeners = bind_peers(&config.listen_peer_urls, tls)?;
+        let listeners = bind_peers(config, tls)?;
         let bootstrap = if config.force_new_cluster && restarts {
             Bootstrap::Alone
         } else if joined {
@@ -369,7 +382,7 @@ impl Opened {
         };
         let node = Node::start(raft, bootstrap, engine.clone(), transport, fatal)?;
         for (listener, security) in listeners {
-            peer::serve(&node, listener, security)?;
+            peer::serve(&node, listener, security, peer_timeouts(config))?;
         }
         Ok(Self { node, engine, identity, failed })
     }
@@ -461,11 +474,12 @@ fn raft_config(config: &Config, identity: &Identity, dir: PathBuf) -> RaftConfig
     raft.pre_vote = config.pre_vote;
     raft.snapshot_count = config.snapshot_count;
     raft.snapshot_catchup_entries = config.snapshot_catch_up_entries;
+    raft.compact_keys = config.compaction_batch_limit as usize;
+    raft.compact_pause = config.compaction_sleep_interval;
+    raft.slow_apply = config.warning_apply_duration;
     raft.learners_max = config.max_learners as usize;
     raft.strict_reconfiguration = config.strict_reconfig_check;
     raft.wal_dir = config.separate_wal_dir().map(PathBuf::from);
-    let slow = config.warning_apply_duration.as_millis();
-    raft.slow_apply_ms = u64::try_from(slow).unwrap_or(u64::MAX);
     raft.state.quota_bytes =
         config.quota_bytes().map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
     raft
@@ -487,12 +501,25 @@ fn initial_peers(config: &Config) -> std::collections::BTreeMap<u64, Peer> {
 /// Listeners with what secures their connections.
 type PeerListeners = Vec<(TcpListener, Arc<dyn PeerSecurity>)>;
 
+/// How long connections between peers may do nothing.
+fn peer_timeouts(config: &Config) -> PeerTimeouts {
+    PeerTimeouts { read: config.raft_read_timeout, write: config.raft_write_timeout }
+}
+
+/// There is no log yet that knows the members: the first start, or one that was cut short.
+fn needs_initial_cluster(config: &Config) -> bool {
+    let member_dir = config.data_dir.join(MEMBER_DIR);
+    let wal = config.separate_wal_dir().map_or_else(|| member_dir.join("wal"), PathBuf::from);
+    let has_log = fs::read_dir(wal).is_ok_and(|mut files| files.next().is_some());
+    !has_log || !identity::is_known(&member_dir)
+}
+
 fn bind_peers(
-    urls: &Urls,
+    config: &Config,
     tls: Option<&Arc<dyn PeerSecurity>>,
 ) -> Result<PeerListeners, StartError> {
     let bind = |url: &Url| {
-        let listener = TcpListener::bind(url.authority())
+        let listener = listen(url, config.socket_options.reuse_port)
             .map_err(|source| StartError::Listen { url: url.to_string(), source })?;
         let security: Arc<dyn PeerSecurity> = match tls {
             Some(tls) if url.scheme().is_secure() => Arc::clone(tls),
@@ -500,7 +527,19 @@ fn bind_peers(
         };
         Ok((listener, security))
     };
-    urls.iter().map(bind).collect()
+    config.listen_peer_urls.iter().map(bind).collect()
+}
+
+/// Listens at the first address of a URL that can be.
+fn listen(url: &Url, reuse_port: bool) -> io::Result<TcpListener> {
+    let mut last = io::ErrorKind::AddrNotAvailable.into();
+    for address in url.authority().to_socket_addrs()? {
+        match frontend::listen(address, reuse_port) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Where clients are listened for. URLs for HTTP alone leave the others to gRPC.
@@ -525,6 +564,19 @@ fn client_listeners(config: &Config, tls: Option<&ListenerTls>) -> Result<Vec<Li
     Ok(listen)
 }
 
+/// Limits of client connections. As in etcd, a keepalive time of zero is none at all.
+fn h2_limits(config: &Config) -> h2::Limits {
+    let or_never = |time: Duration| if time.is_zero() { NEVER } else { time.min(NEVER) };
+    h2::Limits {
+        message_bytes_max: config.max_request_bytes as usize + GRPC_OVERHEAD_BYTES,
+        streams_max: config.max_concurrent_streams.min(h2::STREAMS_MAX),
+        ping_interval_min: config.grpc_keepalive_min_time,
+        keepalive_interval: or_never(config.grpc_keepalive_interval),
+        keepalive_timeout: or_never(config.grpc_keepalive_timeout),
+        ..h2::Limits::default()
+    }
+}
+
 /// Binds the client port, if there is one, before anything is started.
 fn bind_clients(config: &Config) -> Result<Option<frontend::BoundFrontend>, StartError> {
     let tls = security::of_clients(config)?;
@@ -532,18 +584,81 @@ fn bind_clients(config: &Config) -> Result<Option<frontend::BoundFrontend>, Star
     if listen.is_empty() {
         return Ok(None);
     }
-    let limits = h2::Limits {
-        message_bytes_max: config.max_request_bytes as usize + GRPC_OVERHEAD_BYTES,
-        streams_max: config.max_concurrent_streams.min(h2::STREAMS_MAX),
-        ping_interval_min: config.grpc_keepalive_min_time,
-        keepalive_interval: config.grpc_keepalive_interval,
-        keepalive_timeout: config.grpc_keepalive_timeout,
-        ..h2::Limits::default()
-    };
     let distribution = Distribution::Acceptor {
         home: None,
         home_connections_max: frontend::HOME_CONNECTIONS_MAX_DEFAULT,
     };
-    let frontend = Frontend { listen, distribution, limits, ..Frontend::default() };
+    let limits = h2_limits(config);
+    let reuse_port = config.socket_options.reuse_port;
+    let frontend = Frontend { listen, distribution, limits, reuse_port, ..Frontend::default() };
     Ok(Some(frontend.bind()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_of_client_connections_are_the_flags() {
+        let mut config = Config {
+            max_concurrent_streams: 7,
+            grpc_keepalive_min_time: Duration::from_secs(1),
+            grpc_keepalive_interval: Duration::from_secs(2),
+            grpc_keepalive_timeout: Duration::from_secs(3),
+            max_request_bytes: 9,
+            ..Config::default()
+        };
+        let limits = h2_limits(&config);
+        assert_eq!((limits.streams_max, limits.message_bytes_max), (7, 9 + GRPC_OVERHEAD_BYTES));
+        assert_eq!(limits.ping_interval_min, Duration::from_secs(1));
+        let keepalive = |limits: &h2::Limits| (limits.keepalive_interval, limits.keepalive_timeout);
+        assert_eq!(keepalive(&limits), (Duration::from_secs(2), Duration::from_secs(3)));
+        // Zero: nobody is pinged, or nobody is given up.
+        (config.grpc_keepalive_interval, config.grpc_keepalive_timeout) = Default::default();
+        assert_eq!(keepalive(&h2_limits(&config)), (NEVER, NEVER));
+    }
+
+    #[test]
+    fn a_port_is_shared_only_if_it_is_asked_for() {
+        let shared = |port: u16, reuse_port| {
+            let url: Url = format!("http://127.0.0.1:{port}").parse().unwrap();
+            listen(&url, reuse_port)
+        };
+        for reuse_port in [false, true] {
+            let first = shared(0, reuse_port).unwrap();
+            let port = first.local_addr().unwrap().port();
+            assert_eq!(shared(port, reuse_port).is_ok(), reuse_port);
+        }
+        let config = |port: u16| Config {
+            listen_client_urls: format!("http://127.0.0.1:{port}").parse().unwrap(),
+            ..Config::default()
+        };
+        let first = bind_clients(&config(0)).unwrap().unwrap();
+        let port = first.addresses()[0].port();
+        assert!(bind_clients(&config(port)).is_err(), "not shared by default");
+        drop(first);
+        let mut sharing = config(port);
+        sharing.socket_options.reuse_port = true;
+        let _first = bind_clients(&sharing).unwrap().unwrap();
+        assert!(bind_clients(&sharing).is_ok(), "shared with --socket-reuse-port");
+    }
+
+    #[test]
+    fn the_log_and_peer_settings_reach_consensus() {
+        let config = Config {
+            compaction_batch_limit: 3,
+            compaction_sleep_interval: Duration::from_secs(4),
+            warning_apply_duration: Duration::from_secs(5),
+            max_learners: 6,
+            raft_read_timeout: Duration::from_secs(7),
+            raft_write_timeout: Duration::from_secs(8),
+            ..Config::default()
+        };
+        let identity = Identity { cluster_id: 1, member_id: 2, name: "a".to_owned() };
+        let raft = raft_config(&config, &identity, PathBuf::new());
+        assert_eq!((raft.compact_keys, raft.compact_pause), (3, Duration::from_secs(4)));
+        assert_eq!((raft.slow_apply, raft.learners_max), (Duration::from_secs(5), 6));
+        let timeouts = peer_timeouts(&config);
+        assert_eq!((timeouts.read.as_secs(), timeouts.write.as_secs()), (7, 8));
+    }
 }

@@ -18,15 +18,32 @@ use crate::tls::{self, Acceptor, Connector, Facts, Settings};
 /// Port of a peer URL that names none, as etcd.
 const DEFAULT_PORT: u16 = 2380;
 
-/// A peer that sends nothing for this long is asked by TCP itself whether it is there.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-/// Time between two such questions.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// Questions without an answer after which the connection is dead.
+/// Questions of TCP without an answer after which a silent connection is dead.
 const KEEPALIVE_PROBES: u32 = 3;
+/// A silent peer is asked after this part of the time it may be silent; then as often as the
+/// probes fit into the rest.
+const KEEPALIVE_IDLE_PART: u32 = 5;
+/// TCP counts these times in whole seconds.
+const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
 
 /// Pause after a failed accept (out of file descriptors, most likely).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a connection between peers may do nothing; zero is for ever. TCP itself keeps them:
+/// it asks a silent machine whether it is there, and counts how long sent bytes go unacknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerTimeouts {
+    /// Time the other machine may be silent.
+    pub read: Duration,
+    /// Time written bytes may wait for an acknowledgement.
+    pub write: Duration,
+}
+
+impl Default for PeerTimeouts {
+    fn default() -> Self {
+        Self { read: Duration::from_secs(5), write: Duration::from_secs(5) }
+    }
+}
 
 /// A secured stream, and what its other end has proved; nothing if it did not have to.
 pub type Accepted = (Box<dyn PeerStream>, Option<Arc<dyn PeerProof>>);
@@ -124,12 +141,13 @@ impl PeerProof for Certificate {
 #[derive(Debug)]
 pub struct TcpTransport {
     tls: Option<Arc<dyn PeerSecurity>>,
+    timeouts: PeerTimeouts,
 }
 
 impl TcpTransport {
     /// A transport with `tls` for `https` URLs, which are refused without.
-    pub fn new(tls: Option<Arc<dyn PeerSecurity>>) -> Self {
-        Self { tls }
+    pub fn new(tls: Option<Arc<dyn PeerSecurity>>, timeouts: PeerTimeouts) -> Self {
+        Self { tls, timeouts }
     }
 
     async fn connect_one(&self, url: &str) -> io::Result<Box<dyn PeerStream>> {
@@ -139,7 +157,7 @@ impl TcpTransport {
         };
         let (host, port) = host_and_port(url, scheme)?;
         let stream = TcpStream::connect((host, port)).await?;
-        tune(&stream)?;
+        tune(&stream, self.timeouts)?;
         security.connect(stream, host).await
     }
 }
@@ -195,13 +213,22 @@ fn host_and_port<'a>(url: &'a str, scheme: &str) -> io::Result<(&'a str, u16)> {
 }
 
 /// No delay for small frames; dead peers are noticed.
-fn tune(stream: &TcpStream) -> io::Result<()> {
+fn tune(stream: &TcpStream, timeouts: PeerTimeouts) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(stream);
+    if !timeouts.write.is_zero() {
+        socket.set_tcp_user_timeout(Some(timeouts.write))?;
+    }
+    if timeouts.read.is_zero() {
+        return Ok(());
+    }
+    let interval = (timeouts.read / KEEPALIVE_IDLE_PART).max(KEEPALIVE_MIN);
+    let idle = timeouts.read.saturating_sub(interval * KEEPALIVE_PROBES).max(KEEPALIVE_MIN);
     let keepalive = socket2::TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
+        .with_time(idle)
+        .with_interval(interval)
         .with_retries(KEEPALIVE_PROBES);
-    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// Serves peers that connect to `listener` for as long as the member runs. The number of
@@ -213,6 +240,7 @@ pub fn serve(
     node: &Node,
     listener: std::net::TcpListener,
     security: Arc<dyn PeerSecurity>,
+    timeouts: PeerTimeouts,
 ) -> Result<(), Error> {
     let prepare = |source| Error::Io { action: "use the peer listener".into(), source };
     listener.set_nonblocking(true).map_err(prepare)?;
@@ -220,17 +248,26 @@ pub fn serve(
     node.spawn_on_consensus(move || {
         Box::pin(async move {
             match TcpListener::from_std(listener) {
-                Ok(listener) => accept(of_task, listener, security).await,
+                Ok(listener) => accept(of_task, listener, security, timeouts).await,
                 Err(error) => tracing::error!(%error, "cannot serve peers"),
             }
         })
     })
 }
 
-async fn accept(node: Node, listener: TcpListener, security: Arc<dyn PeerSecurity>) {
+async fn accept(
+    node: Node,
+    listener: TcpListener,
+    security: Arc<dyn PeerSecurity>,
+    timeouts: PeerTimeouts,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
+                if let Err(error) = tune(&stream, timeouts) {
+                    tracing::debug!(%address, %error, "peer connection is gone already");
+                    continue;
+                }
                 let connection = serve_one(node.clone(), stream, address, security.clone());
                 tokio::task::spawn_local(connection);
             }
@@ -248,10 +285,6 @@ async fn serve_one(
     address: SocketAddr,
     security: Arc<dyn PeerSecurity>,
 ) {
-    if let Err(error) = tune(&stream) {
-        tracing::debug!(%address, %error, "peer connection is gone already");
-        return;
-    }
     match security.accept(stream).await {
         Ok((stream, proof)) => {
             let identity = PeerIdentity { address: address.to_string(), proof };
@@ -265,6 +298,30 @@ async fn serve_one(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_timeouts_of_peers_are_kept_by_their_sockets() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let (seconds, second) = (Duration::from_secs, Duration::from_secs(1));
+        // read, write; idle time, interval and patience with unacknowledged bytes
+        let cases = [
+            (5, 5, Some((seconds(2), second, seconds(5)))),
+            (20, 7, Some((seconds(8), seconds(4), seconds(7)))),
+            (1, 1, Some((second, second, second))),
+            (0, 0, None),
+        ];
+        for (read, write, want) in cases {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let timeouts = PeerTimeouts { read: seconds(read), write: seconds(write) };
+            tune(&stream, timeouts).unwrap();
+            let socket = socket2::SockRef::from(&stream);
+            assert_eq!(socket.keepalive().unwrap(), want.is_some(), "{timeouts:?}");
+            let Some((idle, interval, patience)) = want else { continue };
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), idle, "{timeouts:?}");
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), interval, "{timeouts:?}");
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(patience), "{timeouts:?}");
+        }
+    }
 
     #[test]
     fn peer_urls_give_host_and_port() {

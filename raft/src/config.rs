@@ -51,8 +51,12 @@ pub struct Config {
     /// Longest time written data stays without an engine sync, in milliseconds. Only after it
     /// may the log be cut; nothing acknowledged depends on it.
     pub engine_sync_interval_ms: u64,
-    /// Entries whose applying takes longer count as slow, in milliseconds.
-    pub slow_apply_ms: u64,
+    /// Keys of compacted history pruned in one step, during which nothing is applied.
+    pub compact_keys: usize,
+    /// Pause between two such steps.
+    pub compact_pause: Duration,
+    /// Applying an entry for longer is said in the log and counts as slow.
+    pub slow_apply: Duration,
     /// Most learners in the cluster (etcd: 1; more are needed for a remote center).
     pub learners_max: usize,
     /// Refuse membership changes that put the quorum at risk (etcd's strict reconfiguration
@@ -99,7 +103,9 @@ impl Config {
             flush_bytes_max: 128 << 20,
             flush_interval_ms: 1_000,
             engine_sync_interval_ms: 5_000,
-            slow_apply_ms: 100,
+            compact_keys: 512,
+            compact_pause: Duration::from_millis(2),
+            slow_apply: Duration::from_millis(100),
             learners_max: 16,
             strict_reconfiguration: true,
         }

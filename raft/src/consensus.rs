@@ -107,10 +107,12 @@ pub(crate) fn start(
         bytes: config.flush_bytes,
         interval: Duration::from_millis(config.flush_interval_ms),
         sync_interval: Duration::from_millis(config.engine_sync_interval_ms),
+        compact_keys: config.compact_keys.max(1),
+        compact_pause: config.compact_pause,
     };
     let flusher = Flusher::start(state.clone(), engine.clone(), settings, durable, fatal.clone())?;
     let queues = Arc::new(Queues::new(config.request_bytes_max));
-    let slow_apply_ns = config.slow_apply_ms.saturating_mul(1_000_000);
+    let slow_apply_ns = u64::try_from(config.slow_apply.as_nanos()).unwrap_or(u64::MAX);
     queues.counters.slow_apply_ns.store(slow_apply_ns, Ordering::Relaxed);
     let hub = Arc::new(Hub::new(config.node_id, queues.clone()));
     let store = StateStore::new(
@@ -122,7 +124,8 @@ pub(crate) fn start(
         config.flush_bytes_max,
         fatal.clone(),
     )
-    .map_err(|error| Error::Bootstrap(error.to_string()))?;
+    .map_err(|error| Error::Bootstrap(error.to_string()))?
+    .with_slow_apply(config.slow_apply);
     let dialer = Dialer {
         transport,
         cluster_id: config.cluster_id,

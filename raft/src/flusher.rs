@@ -22,12 +22,6 @@ use tripod_storage::{
 
 use crate::{Error, fatal::Fatal, log_store::Durable, measures::Histogram};
 
-/// Keys of compacted history pruned under one write lock.
-const COMPACT_KEYS: usize = 512;
-
-/// Pause between two pruning steps, so that readers get the lock.
-const COMPACT_PAUSE: Duration = Duration::from_millis(2);
-
 /// Bytes written to the engine without a sync after which one is made.
 const SYNC_BYTES: u64 = 64 << 20;
 
@@ -37,6 +31,10 @@ pub(crate) struct FlushSettings {
     pub(crate) bytes: u64,
     pub(crate) interval: Duration,
     pub(crate) sync_interval: Duration,
+    /// Keys of compacted history pruned under one write lock.
+    pub(crate) compact_keys: usize,
+    /// Pause between two pruning steps, so that readers get the lock.
+    pub(crate) compact_pause: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -281,7 +279,7 @@ impl Shared {
             if stop {
                 return Ok(());
             }
-            more_to_prune = self.state.write().compact_step(COMPACT_KEYS)?;
+            more_to_prune = self.state.write().compact_step(self.settings.compact_keys)?;
             if !more_to_prune {
                 self.pruned.notify_waiters();
                 let revision = self.state.read().compact_revision();
@@ -295,7 +293,8 @@ impl Shared {
 
     /// Waits for a request or the interval.
     fn wait(&self, more_to_prune: bool) -> (Vec<oneshot::Sender<Option<Mark>>>, bool) {
-        let interval = if more_to_prune { COMPACT_PAUSE } else { self.settings.interval };
+        let settings = &self.settings;
+        let interval = if more_to_prune { settings.compact_pause } else { settings.interval };
         let deadline = Instant::now() + interval;
         let mut requests = self.requests.lock();
         while !(requests.flush || requests.stop || !requests.sync.is_empty()) {

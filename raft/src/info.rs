@@ -44,6 +44,16 @@ pub struct ClusterMember {
     pub is_learner: bool,
 }
 
+/// A member that does not believe whoever asks says nothing at all.
+fn hung_up(error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::UnexpectedEof {
+        return error;
+    }
+    let text = "it hung up without an answer: this member's certificate is not for a host of the \
+                cluster's peer URLs, or what listens there is no member";
+    io::Error::new(error.kind(), text)
+}
+
 impl ClusterInfo {
     /// Asks the member at `urls`.
     ///
@@ -57,7 +67,7 @@ impl ClusterInfo {
             stream.write_all(&hello.encode()).await?;
             stream.flush().await?;
             let mut welcome = [0; WELCOME_BYTES];
-            stream.read_exact(&mut welcome).await?;
+            stream.read_exact(&mut welcome).await.map_err(hung_up)?;
             let (status, id) = wire::decode_welcome(&welcome)?;
             if status != Status::Accepted {
                 return Err(io::Error::other(format!("member {id:x} refused: {status:?}")));

@@ -219,7 +219,7 @@ pub struct Measured {
     pub engine_sync: Distribution,
     /// Applying one log entry, in nanoseconds.
     pub apply: Distribution,
-    /// Entries whose applying took longer than [`Config::slow_apply_ms`](crate::Config).
+    /// Entries whose applying took longer than [`Config::slow_apply`](crate::Config).
     pub slow_applies: u64,
     /// Commands in the batches made here.
     pub batch_commands: Distribution,

@@ -35,6 +35,7 @@ use crate::{
     hub::Hub,
     port::Delivery,
     row::{self, ROW_HEADER_BYTES},
+    slow::SlowSteps,
     snapshot::{Outgoing, Received, SnapshotDir},
     types::{
         Entry, LogId, MalformedBatch, Membership, NodeId, Payload, SnapshotMeta, StoredMembership,
@@ -137,6 +138,7 @@ pub(crate) struct StateStore {
     flusher: Flusher,
     flush_bytes_max: u64,
     fatal: Fatal,
+    slow: SlowSteps,
 }
 
 /// Why an entry cannot be applied; always fatal.
@@ -163,7 +165,29 @@ impl StateStore {
         if let Some(log_id) = applied.log_id {
             hub.applied(log_id.index, &mut Delivery::default());
         }
-        Ok(Self { state, engine, snapshots, applied, hub, flusher, flush_bytes_max, fatal })
+        let slow = SlowSteps::longer_than(Duration::MAX);
+        Ok(Self { state, engine, snapshots, applied, hub, flusher, flush_bytes_max, fatal, slow })
+    }
+
+    /// The same, with a line in the log when an entry takes longer than `limit`.
+    pub(crate) fn with_slow_apply(self, limit: Duration) -> Self {
+        Self { slow: SlowSteps::longer_than(limit), ..self }
+    }
+
+    /// Says how long an entry took, if that is worth it. Neither keys nor values are named.
+    fn note_time(&mut self, index: u64, commands: usize, began: Instant) {
+        let now = Instant::now();
+        let took = now.duration_since(began);
+        if let Some(unsaid) = self.slow.note(took, now) {
+            tracing::warn!(
+                index,
+                commands,
+                ?took,
+                expected_duration = ?self.slow.limit(),
+                unsaid,
+                "apply request took too long"
+            );
+        }
     }
 
     /// Stops this removed member, once whoever asked for the removal has had time to hear of it.
@@ -198,6 +222,7 @@ impl StateStore {
             }
         };
         let mark = self.applied.mark(log_id);
+        let (began, count) = (Instant::now(), commands.len());
         let (answers, pending) = {
             let mut state = self.state.write();
             let began = Instant::now();
@@ -205,6 +230,7 @@ impl StateStore {
             self.hub.queues.counters.note_apply(began.elapsed());
             (answers, state.pending_bytes())
         };
+        self.note_time(log_id.index, count, began);
         self.applied.log_id = Some(log_id);
         if let Some(id) = id {
             self.hub.answer(id, log_id, answers, delivery);

@@ -58,7 +58,13 @@ impl StoreBuilder<TypeConfig, LogStore, StateStore, Guard> for Builder {
         let state = StateMachine::open(engine.clone(), Default::default()).unwrap();
         let state = Arc::new(RwLock::new(state));
         let hour = std::time::Duration::from_secs(3600);
-        let settings = FlushSettings { bytes: 1 << 20, interval: hour, sync_interval: hour };
+        let settings = FlushSettings {
+            bytes: 1 << 20,
+            interval: hour,
+            sync_interval: hour,
+            compact_keys: 512,
+            compact_pause: std::time::Duration::from_millis(2),
+        };
         let flusher =
             Flusher::start(state.clone(), engine.clone(), settings, durable, fatal.clone())
                 .unwrap();

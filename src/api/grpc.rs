@@ -16,12 +16,13 @@ mod maintenance;
 mod reflection;
 mod watch;
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use prost::Message;
 use tokio::{sync::mpsc, time::Duration};
+use tripod_raft::SlowSteps;
 
 use super::{
     proto::etcdserverpb as pb,
@@ -29,7 +30,7 @@ use super::{
 };
 use crate::{
     auth::Credentials,
-    client::{Client, Header},
+    client::{Budgeted, Client, Header},
     metrics::calls::{Calls, ThreadCalls},
 };
 use tripod_storage::auth::Caller;
@@ -41,6 +42,8 @@ pub struct Options {
     pub watch_progress_interval: Duration,
     /// Size from which a watch answer is split for clients that take fragments.
     pub watch_fragment_bytes: usize,
+    /// etcd's `--warning-unary-request-duration`.
+    pub slow_request: Duration,
 }
 
 /// The services of one front-end thread.
@@ -54,6 +57,7 @@ struct Shared {
     client: Client,
     options: Options,
     calls: ThreadCalls,
+    slow: Rc<RefCell<SlowSteps>>,
 }
 
 impl Rpc {
@@ -63,7 +67,8 @@ impl Rpc {
     pub fn new(client: Client, options: Options) -> Self {
         let client = client.acting_for(Caller::Anonymous);
         let calls = Calls::new(false).thread();
-        Self { shared: Rc::new(Shared { client, options, calls }) }
+        let slow = Rc::new(RefCell::new(SlowSteps::longer_than(options.slow_request)));
+        Self { shared: Rc::new(Shared { client, options, calls, slow }) }
     }
 
     /// The same, counting its calls.
@@ -159,15 +164,17 @@ impl Services for Rpc {
                 Box::pin(async move {
                     let running = rpc.calls.begin(method, context.timeout);
                     running.received(request.len());
+                    let size = request.len();
+                    let began = Instant::now();
                     let result = async {
                         rpc.require_leader(&context)?;
-                        let size = request.len();
                         let acting = rpc.acting_for(&context).await;
                         let client = acting.as_deref().unwrap_or(&rpc.client);
                         let answer = $handler(client, decode(request)?, size).await?;
                         Ok(answer.into_wire())
                     };
                     let result = result.await;
+                    rpc.note_time(stringify!($handler), size, &result, &context, began);
                     running.answered(&result);
                     result
                 })
@@ -280,6 +287,32 @@ impl Rpc {
 }
 
 impl Shared {
+    /// Says how long a request took, if that is worth it. Neither keys nor values are named.
+    fn note_time(
+        &self,
+        method: &'static str,
+        request_bytes: usize,
+        answer: &Result<Bytes, Status>,
+        context: &CallContext,
+        began: Instant,
+    ) {
+        let now = Instant::now();
+        let took = now.duration_since(began);
+        let mut slow = self.slow.borrow_mut();
+        let Some(unsaid) = slow.note(took, now) else { return };
+        tracing::warn!(
+            method,
+            time_spent = ?took,
+            expected_duration = ?slow.limit(),
+            remote = ?context.remote,
+            request_size = request_bytes,
+            response_size = answer.as_ref().map_or(0, Bytes::len),
+            failed = answer.is_err(),
+            unsaid,
+            "request stats"
+        );
+    }
+
     /// Who calls, decided anew for each request of a stream: a user's rights and revision
     /// change while it is open.
     async fn caller(&self, context: &CallContext) -> Caller {

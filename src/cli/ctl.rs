@@ -7,9 +7,11 @@
 
 mod args;
 mod auth;
+mod check;
 mod client;
 mod concurrency;
 mod dial;
+mod discover;
 mod endpoint;
 mod exit;
 mod go;
@@ -87,7 +89,7 @@ pub(super) fn run(program: &'static str, args: &[OsString]) -> ExitCode {
 }
 
 async fn dispatch(ctl: Ctl, secure: bool, separator_last: bool) -> Result<(), Exit> {
-    let Ctl { global, command } = ctl;
+    let Ctl { mut global, command } = ctl;
     if matches!(command, Command::Version) {
         let text = format!("etcdctl version: {}\nAPI version: 3.6\n", version::ETCD_VERSION);
         return write(text.as_bytes());
@@ -100,6 +102,7 @@ async fn dispatch(ctl: Ctl, secure: bool, separator_last: bool) -> Result<(), Ex
     {
         return done;
     }
+    Box::pin(discover::endpoints(&mut global)).await?;
     let session = Session { client: Client::new(&global, secure)?, style };
     match command {
         Command::Put(args) => kv::put(&session, args).await,
@@ -113,6 +116,7 @@ async fn dispatch(ctl: Ctl, secure: bool, separator_last: bool) -> Result<(), Ex
         Command::User(command) => auth::user(&session, command).await,
         Command::Role(command) => auth::role(&session, command).await,
         Command::Endpoint(args) => endpoint::run(&session, &global, args).await,
+        Command::Check(command) => check::run(&session, &global, secure, command).await,
         Command::Compaction(args) => kv::compact(&session, args).await,
         Command::Alarm(command) => endpoint::alarms(&session, command).await,
         Command::Defrag(args) => endpoint::defrag(&session, &global, args).await,

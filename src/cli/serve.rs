@@ -9,7 +9,7 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
-    EXIT_FAILURE, EXIT_USAGE,
+    EXIT_FAILURE, EXIT_USAGE, dns,
     flags::{self, Notice, Parsed},
     logging, runtime,
     signals::StopSignals,
@@ -21,7 +21,16 @@ use crate::config::Config;
 /// Runs `serve` with `args`, the arguments behind the command. `program` is how help calls it.
 pub(crate) fn run(program: &str, args: &[String]) -> ExitCode {
     match flags::parse_on(args, std::env::vars_os().filter_map(utf8), default_host) {
-        Ok(Parsed::Run(config, notices)) => run_member(*config, &notices),
+        Ok(Parsed::Run(mut config, notices)) => match dns::resolver() {
+            Ok(resolver) => {
+                config.dns_resolver = resolver;
+                run_member(*config, &notices)
+            }
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::from(EXIT_USAGE)
+            }
+        },
         Ok(Parsed::Help) => print(&flags::usage(program)),
         Ok(Parsed::Version) => print(&version::etcd_text()),
         Err(error) => {

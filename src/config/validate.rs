@@ -59,6 +59,10 @@ pub enum ConfigError {
     MaxTxnOps,
     #[error("--max-request-bytes must be >0")]
     MaxRequestBytes,
+    #[error(
+        "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\""
+    )]
+    Bootstrap,
     #[error("--name must not be empty")]
     NoName,
     #[error("{0}")]
@@ -99,6 +103,9 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.name.is_empty() {
             return Err(ConfigError::NoName);
+        }
+        if !self.initial_cluster.is_empty() && !self.discovery_srv.is_empty() {
+            return Err(ConfigError::Bootstrap);
         }
         self.validate_urls()?;
         self.validate_timing()?;

@@ -19,15 +19,15 @@ pub(super) struct Bound {
     pub listeners: Vec<TcpListener>,
 }
 
-/// Opens `count` listeners that share `address`.
-pub(super) fn bind(address: SocketAddr, count: usize) -> Result<Bound, Error> {
+/// Opens `count` listeners that share `address`, with other processes too if `shared`.
+pub(super) fn bind(address: SocketAddr, count: usize, shared: bool) -> Result<Bound, Error> {
     let failed = |source: io::Error| Error::Listen { address, hint: hint(&source), source };
     if count == 1 {
-        let listener = listen(address, false).map_err(failed)?;
+        let listener = listen(address, shared).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         return Ok(Bound { address, listeners: vec![listener] });
     }
-    if address.port() != 0 {
+    if address.port() != 0 && !shared {
         // Shared ports are shared with other processes of this user too: two members on one
         // port would each get half of the clients. A socket that does not share finds out.
         drop(listen(address, false).map_err(failed)?);
@@ -41,7 +41,11 @@ pub(super) fn bind(address: SocketAddr, count: usize) -> Result<Bound, Error> {
     Ok(Bound { address, listeners })
 }
 
-fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+/// Opens one listener that does not block; `shared` sets `SO_REUSEPORT`.
+///
+/// # Errors
+/// The system's reason.
+pub(crate) fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?; // restart at once, without waiting for old connections

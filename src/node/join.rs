@@ -7,18 +7,30 @@
 //!
 //! [`place`] and [`refuse_known`] decide; asking is around them.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    net::lookup_host,
+    time::{Instant, sleep, timeout},
+};
 use tripod_raft::{ClusterInfo, PeerTransport};
 
 use super::{StartError, identity};
-use crate::config::{ClusterState, Config, InitialCluster};
+use crate::config::{ClusterState, Config, InitialCluster, Url, Urls};
 
 /// A member that was just added may not be known everywhere yet.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Pause between two rounds of questions.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest time the address of a host may take.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Host names that are looked up.
+const HOSTS_MAX: usize = 64;
 
 /// Ids of a member that joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +46,14 @@ pub enum JoinError {
     /// Nobody answers.
     #[error(
         "could not retrieve cluster information from the given URLs: no member answers at \
-         {urls}; name running members in --initial-cluster, or found a cluster with \
+         {urls} ({why}); name running members in --initial-cluster, or found a cluster with \
          --initial-cluster-state=new"
     )]
     Unreachable {
         /// Peer URLs that were asked.
         urls: String,
+        /// What became of the questions.
+        why: String,
     },
     /// The cluster does not list this member.
     #[error(
@@ -111,7 +125,7 @@ pub(super) async fn first_start(
         ClusterState::Existing => Ok(Some(join(config, transport).await?)),
         ClusterState::New => {
             let (cluster_id, member_id) = identity::founded(config);
-            for info in ask_others(config, transport).await {
+            for info in ask_others(config, transport).await.infos {
                 refuse_known(cluster_id, member_id, &info)?;
             }
             Ok(None)
@@ -122,8 +136,13 @@ pub(super) async fn first_start(
 async fn join(config: &Config, transport: &dyn PeerTransport) -> Result<Joined, JoinError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let infos = ask_others(config, transport).await;
-        let answer = place_by_any(config, &infos);
+        let answers = ask_others(config, transport).await;
+        let mut answer = place_by_any(config, &answers, &Addresses::default());
+        if let Err(JoinError::NotMember { .. } | JoinError::OtherMembers { .. }) = answer {
+            // The texts differ, which may be two names of one place.
+            let addresses = Addresses::look_up(config, &answers.infos).await;
+            answer = place_by_any(config, &answers, &addresses);
+        }
         match answer {
             Err(JoinError::Started { .. } | JoinError::TwoClusters { .. }) => return answer,
             Err(_) if Instant::now() < deadline => sleep(PAUSE).await,
@@ -132,43 +151,98 @@ async fn join(config: &Config, transport: &dyn PeerTransport) -> Result<Joined, 
     }
 }
 
-/// Asks all other members of the initial cluster at once; those that answer.
-async fn ask_others(config: &Config, transport: &dyn PeerTransport) -> Vec<ClusterInfo> {
+/// What the other members said.
+#[derive(Debug, Default)]
+struct Answers {
+    infos: Vec<ClusterInfo>,
+    /// Why others said nothing.
+    failures: Vec<String>,
+}
+
+/// Asks all other members of the initial cluster at once.
+async fn ask_others(config: &Config, transport: &dyn PeerTransport) -> Answers {
     let others = config.initial_cluster.members().filter(|(name, _)| *name != config.name);
-    let ask = |(name, urls): (&str, &crate::config::Urls)| {
+    let ask = |(name, urls): (&str, &Urls)| {
         let (name, urls) = (name.to_owned(), urls.texts().map(str::to_owned).collect::<Vec<_>>());
-        async move {
-            match ClusterInfo::ask(transport, &urls).await {
-                // A member that has yet to be initialized knows nobody.
-                Ok(info) => (!info.members.is_empty()).then_some(info),
-                Err(error) => {
-                    tracing::debug!(name, %error, "a member does not say what its cluster is");
-                    None
-                }
+        async move { (name, ClusterInfo::ask(transport, &urls).await) }
+    };
+    let mut answers = Answers::default();
+    for (name, asked) in futures::future::join_all(others.map(ask)).await {
+        match asked {
+            Ok(info) if info.members.is_empty() => {
+                answers.failures.push(format!("{name}: it has yet to hear of its cluster"));
+            }
+            Ok(info) => answers.infos.push(info),
+            Err(error) => {
+                tracing::debug!(name, %error, "a member does not say what its cluster is");
+                answers.failures.push(format!("{name}: {error}"));
             }
         }
-    };
-    futures::future::join_all(others.map(ask)).await.into_iter().flatten().collect()
+    }
+    answers
 }
 
 /// The place that any of the answers gives; else the last answer's reason.
-fn place_by_any(config: &Config, infos: &[ClusterInfo]) -> Result<Joined, JoinError> {
+fn place_by_any(
+    config: &Config,
+    answers: &Answers,
+    addresses: &Addresses,
+) -> Result<Joined, JoinError> {
     let urls = || other_urls(config);
-    let Some(first) = infos.first() else {
-        return Err(JoinError::Unreachable { urls: urls() });
+    let nobody = || {
+        let why = match answers.failures.join("; ") {
+            none if none.is_empty() => "there is nobody else to ask".to_owned(),
+            failures => failures,
+        };
+        Err(JoinError::Unreachable { urls: urls(), why })
     };
-    if let Some(other) = infos.iter().find(|info| info.cluster_id != first.cluster_id) {
+    let Some(first) = answers.infos.first() else { return nobody() };
+    if let Some(other) = answers.infos.iter().find(|info| info.cluster_id != first.cluster_id) {
         let (first, second) = (first.cluster_id, other.cluster_id);
         return Err(JoinError::TwoClusters { urls: urls(), first, second });
     }
-    let mut answer = Err(JoinError::Unreachable { urls: urls() });
-    for info in infos {
-        answer = place(&config.name, &config.initial_cluster, info);
+    let mut answer = nobody();
+    for info in &answers.infos {
+        answer = place(&config.name, &config.initial_cluster, info, addresses);
         if answer.is_ok() {
             break;
         }
     }
     answer
+}
+
+/// Addresses of host names, so that two names of one place are the same peer URL, as in etcd.
+#[derive(Debug, Default)]
+struct Addresses(BTreeMap<String, IpAddr>);
+
+impl Addresses {
+    /// Asks for the addresses of all hosts in the initial cluster and the answers.
+    async fn look_up(config: &Config, infos: &[ClusterInfo]) -> Self {
+        let given = config.initial_cluster.members().flat_map(|(_, urls)| urls.iter().cloned());
+        let listed = infos.iter().flat_map(|info| info.members.values());
+        let listed = listed.flat_map(|member| &member.peer_urls).filter_map(|url| url.parse().ok());
+        let hosts: BTreeSet<String> =
+            given.chain(listed).map(|url: Url| url.host().to_owned()).collect();
+        let names = hosts.into_iter().filter(|host| host.parse::<IpAddr>().is_err());
+        let found = names.take(HOSTS_MAX).map(|host| async move {
+            let found = timeout(LOOK_UP_TIMEOUT, lookup_host((host.as_str(), 0))).await;
+            let mut found: Vec<IpAddr> = found.ok()?.ok()?.map(|address| address.ip()).collect();
+            found.sort_unstable();
+            let first = found.first().copied()?;
+            Some((host, first))
+        });
+        Self(futures::future::join_all(found).await.into_iter().flatten().collect())
+    }
+
+    /// Two texts of one peer URL.
+    fn same(&self, a: &str, b: &str) -> bool {
+        let place = |text: &str| {
+            let url: Url = text.parse().ok()?;
+            let ip = url.host().parse().ok().or_else(|| self.0.get(url.host()).copied())?;
+            Some((url.scheme(), ip, url.port()))
+        };
+        a == b || place(a).is_some_and(|a| place(b) == Some(a))
+    }
 }
 
 fn other_urls(config: &Config) -> String {
@@ -178,11 +252,16 @@ fn other_urls(config: &Config) -> String {
 }
 
 /// Finds the member `name` of `initial` in the cluster of `info`, by peer URLs.
-fn place(name: &str, initial: &InitialCluster, info: &ClusterInfo) -> Result<Joined, JoinError> {
-    let id_of = |urls: &crate::config::Urls| {
+fn place(
+    name: &str,
+    initial: &InitialCluster,
+    info: &ClusterInfo,
+    addresses: &Addresses,
+) -> Result<Joined, JoinError> {
+    let id_of = |urls: &Urls| {
         let same = |found: &[String]| {
             found.len() == urls.texts().count()
-                && urls.texts().all(|url| found.iter().any(|other| other == url))
+                && urls.texts().all(|url| found.iter().any(|other| addresses.same(other, url)))
         };
         info.members.iter().find(|(_, member)| same(&member.peer_urls)).map(|(id, _)| *id)
     };
@@ -258,7 +337,8 @@ mod tests {
             ("a", "a=http://a:1,b=http://b:2,b=http://b:1", "member 1 has already been boot"),
         ];
         for (name, initial, want) in cases {
-            let placed = place(name, &initial.parse().unwrap(), &running);
+            let initial = initial.parse().unwrap();
+            let placed = place(name, &initial, &running, &Addresses::default());
             match placed {
                 Ok(joined) => {
                     assert_eq!(
@@ -272,6 +352,20 @@ mod tests {
                     assert!(!want.is_empty() && text.starts_with(want), "{initial}: {text}");
                 }
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn two_names_of_one_place_are_one_peer_url() {
+        let running = info(&[(1, "a", "http://127.0.0.1:1"), (2, "", "http://localhost:2")]);
+        let initial: InitialCluster = "a=http://localhost:1,b=http://127.0.0.1:2".parse().unwrap();
+        let place = |addresses: &Addresses| place("b", &initial, &running, addresses);
+        assert!(matches!(place(&Addresses::default()), Err(JoinError::NotMember { .. })));
+        let config = Config { initial_cluster: initial.clone(), ..Config::default() };
+        let addresses = Addresses::look_up(&config, std::slice::from_ref(&running)).await;
+        assert_eq!(place(&addresses), Ok(Joined { cluster_id: 7, member_id: 2 }));
+        for other in ["http://127.0.0.1:3", "https://127.0.0.1:2", "http://127.0.0.2:2"] {
+            assert!(!addresses.same("http://localhost:2", other), "{other}");
         }
     }
 

@@ -11,6 +11,7 @@ mod chaos;
 mod clients;
 mod concurrency;
 mod dev;
+mod discovery;
 mod disk;
 mod dropin;
 mod failover;

@@ -130,3 +130,69 @@ async fn a_certificate_of_the_authority_that_is_no_members_cannot_speak_raft() -
     .await?;
     cluster.close()
 }
+
+/// A member that joins asks who is there by the same certificates as it speaks Raft with, and is
+/// let in only with a certificate of a member.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_joins_over_mutual_tls_and_not_without_a_members_certificate() -> Result<()> {
+    let certificates = Certificates::make()?;
+    let mut options = Options::candidate(3)?;
+    options.tls = Some(certificates.connector(Some("root"))?);
+    options.flags = certificates.flags();
+    let mut cluster = Cluster::start(options).await?;
+    let index = cluster.newcomer()?;
+    let (name, url) = (cluster.members[index].name.clone(), cluster.members[index].peer_url());
+    let added = run(Command::new(env!("CARGO_BIN_EXE_tripod"))
+        .arg("ctl")
+        .arg(format!("--endpoints={}", cluster.members[0].client_url()))
+        .args(client_flags(&certificates, "root"))
+        .args(["member", "add", &name, &format!("--peer-urls={url}")]))?;
+    ensure!(added.contains("ETCD_INITIAL_CLUSTER_STATE=\"existing\""), "{added}");
+
+    // With a certificate of the authority that is for no member's host.
+    let eve = [
+        format!("--peer-client-cert-file={}", certificates.text("eve")),
+        format!("--peer-client-key-file={}", certificates.text("eve-key")),
+    ];
+    for flag in &eve {
+        cluster.members[index].add_flag(flag.clone());
+    }
+    let limit = crate::support::cluster::START_LIMIT;
+    cluster.members[index].start()?;
+    let status = cluster.members[index].exit_within(limit)?;
+    let said = cluster.members[index].log();
+    ensure!(status.code() == Some(1), "it ended with {status}");
+    ensure!(said.contains("certificate is not for a host of the cluster"), "{said}");
+    ensure!(
+        cluster.members.iter().any(|member| {
+            member.log().contains("its certificate is not for a host of the peer URLs")
+        }),
+        "the members say whom they refused"
+    );
+
+    // With one of another authority.
+    for flag in &eve {
+        cluster.members[index].remove_flag(flag);
+    }
+    let others = Certificates::make()?;
+    let foreign = [
+        format!("--peer-client-cert-file={}", others.text("member")),
+        format!("--peer-client-key-file={}", others.text("member-key")),
+    ];
+    for flag in &foreign {
+        cluster.members[index].add_flag(flag.clone());
+    }
+    cluster.members[index].start()?;
+    let status = cluster.members[index].exit_within(limit)?;
+    let said = cluster.members[index].log();
+    ensure!(status.code() == Some(1), "it ended with {status}");
+    ensure!(said.contains("could not retrieve cluster information"), "{said}");
+    ensure!(said.contains("received fatal alert"), "{said}");
+
+    for flag in &foreign {
+        cluster.members[index].remove_flag(flag);
+    }
+    cluster.members[index].start()?;
+    cluster.healthy().await?;
+    cluster.close()
+}

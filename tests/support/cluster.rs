@@ -76,6 +76,7 @@ pub(crate) struct Member {
     /// Set once the test has passed: its log is of no interest any more.
     quiet: bool,
     flags: Vec<String>,
+    env: Vec<(String, String)>,
     program: Program,
     tls: Option<Arc<Connector>>,
     files_max: Option<u64>,
@@ -136,6 +137,16 @@ impl Member {
         self.flags.retain(|given| given != flag);
     }
 
+    /// Starts without `--initial-cluster` from now on.
+    pub(crate) fn forget_initial_cluster(&mut self) {
+        self.flags.retain(|flag| !flag.starts_with("--initial-cluster="));
+    }
+
+    /// Starts with this variable from now on.
+    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Forgets all data of a stopped member.
     pub(crate) fn wipe(&self) -> Result<()> {
         ensure!(self.child.is_none(), "{} is running", self.name);
@@ -146,11 +157,6 @@ impl Member {
     pub(crate) fn log(&self) -> String {
         let bytes = std::fs::read(&self.log_path).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// Gives this member alone one more flag, from its next start on.
-    pub(crate) fn add_flag(&mut self, flag: String) {
-        self.flags.push(flag);
     }
 
     /// Starts the process and returns at once.
@@ -167,6 +173,7 @@ impl Member {
             .arg(format!("--listen-peer-urls={}", self.peer_url()))
             .arg(format!("--initial-advertise-peer-urls={}", self.peer_url()))
             .args(&self.flags)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -426,6 +433,7 @@ fn member(index: usize, options: &Options, dir: &Path, data_root: &Path) -> Resu
         child: None,
         quiet: false,
         flags,
+        env: Vec::new(),
         program: options.program.clone(),
         tls: options.tls.clone(),
         files_max: options.files_max,

@@ -331,6 +331,7 @@ async fn store() -> Tripod {
 
 fn rpc_of(store: &Tripod) -> Rpc {
     let options = Options {
+        slow_request: Duration::MAX,
         watch_progress_interval: Duration::from_secs(600),
         watch_fragment_bytes: 1 << 20,
     };

@@ -37,7 +37,10 @@ pub use self::{
     monitor::{Monitor, NoServices},
     observe::Observer,
 };
-use self::{path::Target, routes::Routes};
+use self::{
+    path::Target,
+    routes::{Route, Routes},
+};
 use super::{
     service::{CallContext, HttpBody, HttpHandler, Services},
     v2::{self, V2},
@@ -70,6 +73,8 @@ pub struct GatewayConfig {
     pub cors: Vec<String>,
     /// `--host-whitelist`: hosts a cleartext request may be for; `*` or none at all: any.
     pub host_whitelist: Vec<String>,
+    /// `--enable-grpc-gateway`: answer under `/v3/`.
+    pub grpc_gateway: bool,
 }
 
 impl Default for GatewayConfig {
@@ -79,6 +84,7 @@ impl Default for GatewayConfig {
             body_timeout: BODY_TIMEOUT,
             cors: Vec::new(),
             host_whitelist: Vec::new(),
+            grpc_gateway: true,
         }
     }
 }
@@ -145,12 +151,17 @@ impl Gateway {
         response
     }
 
+    /// The RPC behind a path; none without the gateway.
+    fn route(&self, path: &str) -> Option<&'static Route> {
+        self.routes.find(path).filter(|_| self.config.grpc_gateway)
+    }
+
     async fn answer(self, request: Request<HttpBody>, context: CallContext) -> Response<HttpBody> {
         if request.method() == Method::OPTIONS {
             return answer::empty(StatusCode::OK);
         }
         let path = request.uri().path();
-        if let Some(route) = self.routes.find(path) {
+        if let Some(route) = self.route(path) {
             return self.call(route, request, context).await;
         }
         if path.starts_with("/kv/") {
@@ -174,7 +185,7 @@ impl Gateway {
                 return answer::moved(request.method(), &location);
             }
         };
-        if let Some(route) = self.routes.find(path) {
+        if let Some(route) = self.route(path) {
             return self.call(route, request, context).await;
         }
         if let Some(observer) = &self.observer {
@@ -189,7 +200,9 @@ impl Gateway {
         match path {
             "/version" => version::answer(request.method(), &*self.health),
             "/health" => health::health(request.method(), request.uri(), &*self.health).await,
-            _ if path.starts_with("/v3/") => answer::text(StatusCode::NOT_FOUND, "Not Found"),
+            _ if path.starts_with("/v3/") && self.config.grpc_gateway => {
+                answer::text(StatusCode::NOT_FOUND, "Not Found")
+            }
             _ => match health::Probe::find(path) {
                 Some(probe) => probe.answer(request.method(), request.uri(), &*self.health).await,
                 None => answer::text(StatusCode::NOT_FOUND, "404 page not found"),

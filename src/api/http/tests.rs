@@ -197,6 +197,14 @@ impl Fixture {
         Self { script, gateway }
     }
 
+    fn without_gateway() -> Self {
+        let script = Rc::new(Script::default());
+        let services: Rc<dyn Services> = script.clone();
+        let config = GatewayConfig { grpc_gateway: false, ..GatewayConfig::default() };
+        let gateway = Gateway::new(services, Rc::new(Node::default()), config);
+        Self { script, gateway }
+    }
+
     async fn send(&self, request: Request<HttpBody>) -> Response<HttpBody> {
         let answer = self.gateway.handle(request, CallContext::default());
         tokio::time::timeout(PATIENCE, answer).await.expect("an answer in time")
@@ -635,4 +643,20 @@ fn version_names_server_and_cluster() {
         assert_eq!(header(&response, "content-type"), Some("application/json"));
         assert_eq!(text(response).await, r#"{"etcdserver":"3.6.0","etcdcluster":"3.6.0"}"#);
     });
+}
+
+#[tokio::test]
+async fn without_the_gateway_there_is_nothing_under_v3_and_the_rest_stays() {
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let fixture = Fixture::without_gateway();
+            for path in ["/v3/kv/put", "/v3/watch", "/v3/nope", "/v3/../v3/kv/put"] {
+                let (status, body) = fixture.call("POST", path, "{}").await;
+                assert_ne!(status, 200, "{path}");
+                assert!(status != 404 || body == "404 page not found\n", "{path}: {body}");
+            }
+            assert_eq!(fixture.call("POST", "/v3/kv/put", "{}").await.0, 404);
+            assert_eq!(fixture.call("GET", "/version", "").await.0, 200);
+        })
+        .await;
 }

@@ -107,21 +107,17 @@ pub(super) struct Global {
     /// Do not verify the servers' certificates
     #[arg(long, global = true)]
     pub(super) insecure_skip_tls_verify: bool,
-    /// Accept cleartext servers from DNS
-    #[arg(long, global = true, hide = true)]
+    /// Use cleartext servers of DNS records too (the default); =false to leave them out
+    #[arg(long, global = true)]
     pub(super) insecure_discovery: bool,
+    /// What `--insecure-discovery=false` becomes
+    #[arg(long, global = true, hide = true)]
+    pub(super) secure_discovery: bool,
     /// Domain whose DNS records name the servers
-    #[arg(
-        short = 'd',
-        long,
-        global = true,
-        env = "ETCDCTL_DISCOVERY_SRV",
-        default_value = "",
-        hide = true
-    )]
+    #[arg(short = 'd', long, global = true, env = "ETCDCTL_DISCOVERY_SRV", default_value = "")]
     pub(super) discovery_srv: String,
-    /// Service name of --discovery-srv
-    #[arg(long, global = true, default_value = "", hide = true)]
+    /// Suffix of the services of --discovery-srv
+    #[arg(long, global = true, env = "ETCDCTL_DISCOVERY_SRV_NAME", default_value = "")]
     pub(super) discovery_srv_name: String,
     /// Log of the client library
     #[arg(long, global = true, env = "ETCDCTL_DEBUG", hide = true)]
@@ -157,6 +153,9 @@ pub(super) enum Command {
     Role(RoleCommand),
     /// Single servers
     Endpoint(EndpointArgs),
+    /// Measure the cluster
+    #[command(subcommand)]
+    Check(super::check::CheckCommand),
     /// Forget history before a revision
     #[command(alias = "compact")]
     Compaction(CompactionArgs),
@@ -596,7 +595,9 @@ pub(super) struct DefragArgs {
 }
 
 /// Switches, for which Go also takes `=true` and `=false`.
-const SWITCHES: [&str; 23] = [
+const SWITCHES: [&str; 25] = [
+    "auto-compact",
+    "auto-defrag",
     "cluster",
     "count-only",
     "debug",
@@ -642,6 +643,9 @@ pub(super) fn normalize(args: impl IntoIterator<Item = OsString>) -> (Vec<OsStri
             }
             Some((name, "false" | "0" | "f" | "F" | "FALSE" | "False")) => {
                 secure |= name == "insecure-transport";
+                if name == "insecure-discovery" {
+                    normalized.push("--secure-discovery".into());
+                }
             }
             _ => normalized.push(arg),
         }

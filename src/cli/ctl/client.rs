@@ -16,7 +16,7 @@ use tonic::{
 use super::{
     args::Global,
     dial::{self, Dialer},
-    exit::{BAD_CONNECTION, BAD_FEATURE, Exit, status_text},
+    exit::{BAD_CONNECTION, Exit, status_text},
     password,
 };
 use crate::api::proto::etcdserverpb::{AuthenticateRequest, auth_client::AuthClient};
@@ -106,10 +106,6 @@ impl Client {
         } else {
             None
         };
-        if !global.discovery_srv.is_empty() {
-            let text = "DNS discovery is not supported: name the servers in --endpoints";
-            return Err(Exit::new(BAD_FEATURE, text));
-        }
         let endpoints = global.endpoints.iter().map(|name| {
             let uri =
                 if name.contains("://") { name.clone() } else { format!("{bare_scheme}://{name}") };

@@ -56,7 +56,7 @@ pub(super) static GROUPS: [Group; 9] = [
 ];
 
 #[rustfmt::skip]
-static MEMBER: [Flag; 26] = [
+static MEMBER: [Flag; 25] = [
     set(&["name"], "name", Str, "default", "Name of this member, unique in the cluster."),
     set(&["data-dir"], "data-dir", Str, "${name}.etcd", "Directory of all data."),
     set(&["wal-dir"], "wal-dir", Str, "", "Directory of the log, if not inside the data directory."),
@@ -64,7 +64,6 @@ static MEMBER: [Flag; 26] = [
     set(&["snapshot-catchup-entries", "experimental-snapshot-catchup-entries"], "snapshot-catchup-entries", Uint, "5000", "Entries kept behind a snapshot for slow followers."),
     set(&["heartbeat-interval"], "heartbeat-interval", Uint, "100", "Milliseconds between heartbeats."),
     set(&["election-timeout"], "election-timeout", Uint, "1000", "Milliseconds without a heartbeat before an election."),
-    set(&["initial-election-tick-advance"], "initial-election-tick-advance", Bool, "true", "Hold the first election early."),
     set(&["listen-peer-urls"], "listen-peer-urls", Url, "http://localhost:2380", "URLs to listen on for peers."),
     set(&["listen-client-urls"], "listen-client-urls", Url, "http://localhost:2379", "URLs to listen on for clients; HTTP too unless --listen-client-http-urls is given."),
     set(&["listen-client-http-urls"], "listen-client-http-urls", Url, "", "URLs to listen on for HTTP clients only."),
@@ -76,19 +75,21 @@ static MEMBER: [Flag; 26] = [
     set(&["grpc-keepalive-min-time"], "grpc-keepalive-min-time", Dur, "5s", "Shortest time a client must leave between pings."),
     set(&["grpc-keepalive-interval"], "grpc-keepalive-interval", Dur, "2h", "Time after which a silent client is pinged (0: never)."),
     set(&["grpc-keepalive-timeout"], "grpc-keepalive-timeout", Dur, "20s", "Time a pinged client has to answer (0: for ever)."),
-    set(&["socket-reuse-port"], "socket-options.reuse-port", Bool, "false", "Set SO_REUSEPORT on listeners."),
-    set(&["socket-reuse-address"], "socket-options.reuse-address", Bool, "false", "Set SO_REUSEADDR on listeners."),
-    set(&["raft-read-timeout"], "raft-read-timeout", Dur, "5s", "Time a peer connection may stay silent."),
-    set(&["raft-write-timeout"], "raft-write-timeout", Dur, "5s", "Time one write to a peer may take."),
+    set(&["socket-reuse-port"], "socket-options.reuse-port", Bool, "false", "Share the ports with other processes of this user (SO_REUSEPORT)."),
+    set(&["socket-reuse-address"], "socket-options.reuse-address", Bool, "false", "Nothing to choose: listeners always set SO_REUSEADDR."),
+    set(&["raft-read-timeout"], "raft-read-timeout", Dur, "5s", "Time a peer's machine may be silent, by TCP keepalive (0: for ever)."),
+    set(&["raft-write-timeout"], "raft-write-timeout", Dur, "5s", "Time bytes to a peer may go unacknowledged, by TCP (0: for ever)."),
     set(&["max-learners", "experimental-max-learners"], "max-learners", Uint32, "1", "Learners the cluster may have at once."),
     set(&["enable-v2"], "enable-v2", Bool, "true", "Serve the v2 keys API."),
     set(&["feature-gates"], "feature-gates", Str, "", "Feature gates, NAME=true|false separated by commas."),
 ];
 
 #[rustfmt::skip]
-static CLUSTERING: [Flag; 9] = [
+static CLUSTERING: [Flag; 11] = [
     set(&["initial-advertise-peer-urls"], "initial-advertise-peer-urls", Url, "http://localhost:2380", "Peer URLs told to the other members."),
     set(&["initial-cluster"], "initial-cluster", Str, "${name}=${initial-advertise-peer-urls}", "The first members, NAME=URL separated by commas."),
+    set(&["discovery-srv"], "discovery-srv", Str, "", "Domain whose DNS SRV records name the first members; TRIPOD_DNS_RESOLVER=IP:PORT asks another DNS server."),
+    set(&["discovery-srv-name"], "discovery-srv-name", Str, "", "Suffix of the SRV services: _etcd-server-ssl-NAME._tcp."),
     set(&["initial-cluster-state"], "initial-cluster-state", Str, "new", "'new' to found the cluster, 'existing' to join one."),
     set(&["initial-cluster-token"], "initial-cluster-token", Str, "etcd-cluster", "Keeps clusters with equal URLs apart."),
     set(&["advertise-client-urls"], "advertise-client-urls", Url, "http://localhost:2379", "Client URLs told to clients and members."),
@@ -140,8 +141,8 @@ static MONITORING: [Flag; 5] = [
     set(&["metrics"], "metrics", Str, "basic", "'extensive' adds latency histograms per method."),
     set(&["enable-pprof"], "enable-pprof", Bool, "false", "Reports about the process under /debug/pprof/."),
     set(&["listen-metrics-urls"], "listen-metrics-urls", Url, "", "More URLs for /metrics and /health."),
-    set(&["warning-apply-duration", "experimental-warning-apply-duration"], "warning-apply-duration", Dur, "100ms", "Warn when applying takes longer."),
-    set(&["warning-unary-request-duration", "experimental-warning-unary-request-duration"], "warning-unary-request-duration", Dur, "300ms", "Warn when a request takes longer."),
+    set(&["warning-apply-duration", "experimental-warning-apply-duration"], "warning-apply-duration", Dur, "100ms", "Warn when applying an entry takes longer (a line a second at most)."),
+    set(&["warning-unary-request-duration", "experimental-warning-unary-request-duration"], "warning-unary-request-duration", Dur, "300ms", "Warn when a unary request takes longer (a line a second at most)."),
 ];
 
 #[rustfmt::skip]
@@ -154,7 +155,7 @@ static LOGGING: [Flag; 3] = [
 #[rustfmt::skip]
 static STORE: [Flag; 8] = [
     set(&["watch-progress-notify-interval", "experimental-watch-progress-notify-interval"], "watch-progress-notify-interval", Dur, "10m", "Time between progress notifications."),
-    set(&["compaction-batch-limit", "experimental-compaction-batch-limit"], "compaction-batch-limit", Uint32, "1000", "Revisions one step of a compaction deletes."),
+    set(&["compaction-batch-limit", "experimental-compaction-batch-limit"], "compaction-batch-limit", Uint32, "1000", "Keys one step of a compaction goes through."),
     set(&["compaction-sleep-interval", "experimental-compaction-sleep-interval"], "compaction-sleep-interval", Dur, "10ms", "Pause between steps of a compaction."),
     set(&["corrupt-check-time", "experimental-corrupt-check-time"], "corrupt-check-time", Dur, "0s", "Time between comparisons of the members' hashes."),
     set(&["compact-hash-check-time", "experimental-compact-hash-check-time"], "compact-hash-check-time", Dur, "1m", "Time between comparisons of compaction hashes."),
@@ -169,7 +170,8 @@ static RECOVERY: [Flag; 1] = [
 ];
 
 const DISCOVERY: &str = "the v2 discovery service is not asked (etcd 3.6 dropped it too): name all members in --initial-cluster";
-const SRV: &str = "DNS SRV records are not read: name the members that the records name in --initial-cluster, as NAME=URL separated by commas";
+const TICKS: &str =
+    "a member that starts waits for no earlier leader: it asks for votes at its first tick";
 const V3_DISCOVERY: &str =
     "discovery through another cluster is not built: name all members in --initial-cluster";
 const PROXY: &str = "the v2 proxy is gone since etcd 3.6: give clients the members' own URLs";
@@ -181,10 +183,9 @@ const ROTATION: &str = "log files are not rotated here; use logrotate with copyt
 const DEFRAG: &str = "the store needs no defragmentation";
 
 #[rustfmt::skip]
-static FOREIGN: [Flag; 44] = [
+static FOREIGN: [Flag; 43] = [
     refused(&["unsafe-no-fsync"], Bool, &["false"], "an acknowledged write is always on disk on a quorum; for throw-away data put --data-dir on tmpfs instead"),
     refused(&["discovery"], Str, &[""], DISCOVERY),
-    refused(&["discovery-srv"], Str, &[""], SRV),
     refused(&["discovery-endpoints"], List, &[""], V3_DISCOVERY),
     refused(&["discovery-token"], Str, &[""], V3_DISCOVERY),
     refused(&["proxy"], Str, &["off", "false", ""], PROXY),
@@ -192,7 +193,7 @@ static FOREIGN: [Flag; 44] = [
     refused(&["logger"], Str, &["zap", ""], "only zap's line format is written; choose with --log-format"),
     noted(&["discovery-fallback"], Str, DISCOVERY),
     noted(&["discovery-proxy"], Str, DISCOVERY),
-    noted(&["discovery-srv-name"], Str, SRV),
+    noted(&["initial-election-tick-advance"], Bool, TICKS),
     noted(&["discovery-dial-timeout"], Dur, V3_DISCOVERY),
     noted(&["discovery-request-timeout"], Dur, V3_DISCOVERY),
     noted(&["discovery-keepalive-time"], Dur, V3_DISCOVERY),

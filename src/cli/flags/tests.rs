@@ -272,6 +272,11 @@ fn wrong_command_lines_are_refused_with_a_sentence() {
             &["--initial-cluster=a=http://h:1,b=http://h:1"],
             "initial cluster a=http://h:1,b=http://h:1 has duplicate url",
         ),
+        (
+            &["--discovery-srv=example.com", "--initial-cluster=default=http://localhost:2380"],
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+             \"discovery-endpoints\" or \"discovery-srv\"",
+        ),
         (&["--auth-token=foo"], "auth: invalid auth options"),
         (&["--bcrypt-cost=3"], "--bcrypt-cost must be between 4 and 31 (set to 3)"),
         (
@@ -299,7 +304,6 @@ fn wrong_command_lines_are_refused_with_a_sentence() {
 fn refused_settings_say_why_and_what_instead() {
     let cases: &[(&str, &str)] = &[
         ("--unsafe-no-fsync", "tmpfs"),
-        ("--discovery-srv=example.com", "--initial-cluster"),
         ("--proxy=on", "members' own URLs"),
         ("--experimental-enable-v2v3=/v2", "--enable-v2"),
         ("--cert-file=a.pem", "must both be present[key: , cert: a.pem]"),

@@ -426,7 +426,12 @@ impl Drop for Session {
                 self.hub.unregister(key);
             }
         }
-        self.count_taken(&self.mailbox.take());
+        let left = self.mailbox.take(usize::MAX);
+        let events = left.iter().map(|item| match item {
+            Waiting::Delivery(delivery) => delivery.events.len() as u64,
+            Waiting::Lagging { .. } => 0,
+        });
+        self.hub.counts().taken.fetch_add(events.sum(), Ordering::Relaxed);
         self.watchers.clear();
         self.account();
         self.hub.counts().streams.fetch_sub(1, Ordering::Relaxed);

@@ -81,8 +81,11 @@ impl Files {
 }
 
 fn serve(listen: Vec<Listen>) -> FrontendHandle {
-    let factory: HandlersFactory =
-        Arc::new(|| Handlers { services: Rc::new(ThreadName), http: Rc::new(UserName) });
+    let factory: HandlersFactory = Arc::new(|| Handlers {
+        services: Rc::new(ThreadName),
+        http: Rc::new(UserName),
+        connections: Arc::default(),
+    });
     let distribution = Distribution::Acceptor { home: None, home_connections_max: 4 };
     Frontend { listen, distribution, ..loopback() }.bind().unwrap().run(factory).unwrap()
 }
