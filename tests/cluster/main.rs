@@ -10,6 +10,7 @@ mod auth;
 mod chaos;
 mod clients;
 mod concurrency;
+mod defragment;
 mod dev;
 mod discovery;
 mod disk;

@@ -4,6 +4,8 @@
 //! and its tolerance for extra ones. Booleans are plain switches here; [`normalize`] first turns
 //! Go's `--flag=true` and `--flag=false` into them.
 
+mod copies;
+
 use std::{ffi::OsString, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -343,88 +345,6 @@ pub(super) enum LeaseCommand {
         #[arg(long)]
         once: bool,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum SnapshotCommand {
-    /// Save a snapshot of one server into FILE
-    Save(Positional),
-    /// Hash, revision and size of a snapshot file
-    Status(Positional),
-    /// Make a new member's data directory from a snapshot file
-    Restore(RestoreArgs),
-}
-
-#[derive(Clone, Debug, Args)]
-pub(super) struct MirrorArgs {
-    #[command(flatten)]
-    pub(super) destination: Positional,
-    /// What to mirror; default everything
-    #[arg(long, default_value = "")]
-    pub(super) prefix: String,
-    /// Prefix at the destination; default the same
-    #[arg(long, default_value = "")]
-    pub(super) dest_prefix: String,
-    /// Without the prefix at the destination
-    #[arg(long)]
-    pub(super) no_dest_prefix: bool,
-    /// Copy nothing and follow changes from this revision on
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    pub(super) rev: i64,
-    /// Operations in one transaction at the destination
-    #[arg(long, default_value_t = 128)]
-    pub(super) max_txn_ops: u64,
-    /// User at the destination as NAME:PASSWORD, or NAME with --dest-password
-    #[arg(long, default_value = "")]
-    pub(super) dest_user: String,
-    /// Password of --dest-user
-    #[arg(long, default_value = "")]
-    pub(super) dest_password: String,
-    /// Authorities of the destination's certificates
-    #[arg(long, default_value = "")]
-    pub(super) dest_cacert: String,
-    /// Client certificate for the destination
-    #[arg(long, default_value = "")]
-    pub(super) dest_cert: String,
-    /// Private key of --dest-cert
-    #[arg(long, default_value = "")]
-    pub(super) dest_key: String,
-    /// Speak cleartext to the destination (the default)
-    #[arg(long, hide = true)]
-    pub(super) dest_insecure_transport: bool,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(super) struct RestoreArgs {
-    #[command(flatten)]
-    pub(super) file: Positional,
-    /// Directory to make; default NAME.etcd
-    #[arg(long, default_value = "")]
-    pub(super) data_dir: String,
-    /// Directory that the member will have its log in; default inside the data directory
-    #[arg(long, default_value = "")]
-    pub(super) wal_dir: String,
-    /// The new member's name
-    #[arg(long, default_value = "default")]
-    pub(super) name: String,
-    /// Members of the new cluster, as NAME=URL separated by commas
-    #[arg(long, default_value = "default=http://localhost:2380")]
-    pub(super) initial_cluster: String,
-    /// Token of the new cluster
-    #[arg(long, default_value = "etcd-cluster")]
-    pub(super) initial_cluster_token: String,
-    /// The new member's peer URLs
-    #[arg(long, default_value = "http://localhost:2380")]
-    pub(super) initial_advertise_peer_urls: String,
-    /// Restore a file without checksum, such as a copied member/snap/db
-    #[arg(long)]
-    pub(super) skip_hash_check: bool,
-    /// Raise the revision by this much, so that it never falls behind what clients have seen
-    #[arg(long, default_value_t = 0)]
-    pub(super) bump_revision: u64,
-    /// Count everything up to the raised revision as compacted; goes with --bump-revision
-    #[arg(long)]
-    pub(super) mark_compacted: bool,
 }
 
 #[derive(Debug, Subcommand)]
