@@ -1,7 +1,8 @@
 //! gRPC health checking and server reflection, by clients that know no definitions of ours.
 
 use anyhow::{Context as _, Result, ensure};
-use prost_reflect::DescriptorPool;
+use prost::Message as _;
+use prost_reflect::{DescriptorPool, prost_types::FileDescriptorProto};
 use tokio_stream::StreamExt as _;
 use tonic::{Code, transport::Channel};
 use tripod::api::proto::{
@@ -94,11 +95,10 @@ async fn reflection_describes_every_service_completely() -> Result<()> {
         let MessageResponse::FileDescriptorResponse(files) = answer else {
             anyhow::bail!("{name}: {answer:?}")
         };
-        // Imports come after what imports them; a pool wants them before.
+        let decode = |file: &bytes::Bytes| FileDescriptorProto::decode(file.clone());
+        let files: Result<Vec<_>, _> = files.file_descriptor_proto.iter().map(decode).collect();
         let mut pool = DescriptorPool::new();
-        for file in files.file_descriptor_proto.iter().rev() {
-            pool.decode_file_descriptor_proto(file.clone())?;
-        }
+        pool.add_file_descriptor_protos(files?)?;
         let service = pool.get_service_by_name(name).with_context(|| name.clone())?;
         assert!(service.methods().len() > 0, "{name}");
     }
