@@ -10,6 +10,7 @@ use std::{ffi::OsString, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::copies::{MirrorArgs, RestoreArgs, SnapshotCommand};
 use crate::config::duration;
 
 /// A client of any etcd-compatible server
