@@ -262,23 +262,23 @@ impl Client {
             || range.max_mod_revision != 0
             || range.min_create_revision != 0
             || range.max_create_revision != 0;
-        if range.range_end.is_empty() || range.count_only || bounded {
+        if range.range_end.is_empty() || range.count_only {
             return Ok(self.read_whole(range)?.into());
+        }
+        if bounded {
+            return Ok(self.answers.admit(self.read_whole(range)?).await);
         }
         if filtered || !plain {
             let sample = self.read_whole(&budget::sample_of(range))?;
             let bytes = budget::estimate(&sample, 0);
             drop(sample);
-            let share = match budget::is_long(bytes) {
-                true => Some(self.answers.take(bytes).await),
-                false => None,
-            };
+            let share = self.answers.take_if_long(bytes).await;
             return Ok(Budgeted { answer: self.read_whole(range)?, share });
         }
         let first = Range { limit: RANGE_PAGE_KEYS as i64, ..range.clone() };
         let sample = self.read_whole(&first)?;
         if !sample.more {
-            return Ok(sample.into());
+            return Ok(self.answers.admit(sample).await);
         }
         let bytes = budget::estimate(&sample, range.limit);
         drop(sample);

@@ -21,8 +21,8 @@ const PAIR_BYTES: usize = 160;
 
 /// Pairs looked at to guess the size of an answer that is sorted or filtered as a whole.
 const SAMPLE_PAIRS: i64 = 100;
-/// Bytes from which such an answer is long.
-const LONG_ANSWER_BYTES: usize = 1 << 20;
+/// Bytes from which an answer is long: more than any single pair has.
+const LONG_ANSWER_BYTES: usize = 2 << 20;
 
 const UNITS: usize = LONG_ANSWERS_BYTES_MAX / UNIT_BYTES;
 
@@ -64,6 +64,18 @@ impl AnswerBudget {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES).clamp(1, UNITS)).unwrap_or(1);
         Share { _units: Arc::clone(&self.units).acquire_many_owned(units).await.ok() }
     }
+
+    /// As [`Self::take`], but for short answers, which need no share.
+    pub(crate) async fn take_if_long(&self, bytes: usize) -> Option<Share> {
+        if bytes < LONG_ANSWER_BYTES { None } else { Some(self.take(bytes).await) }
+    }
+
+    /// Waits with an answer that is there already, if it is long: pairs share their bytes with the
+    /// store, it is their encoding that takes memory.
+    pub(crate) async fn admit(&self, answer: RangeResponse) -> Budgeted<RangeResponse> {
+        let share = self.take_if_long(pair_bytes(&answer)).await;
+        Budgeted { answer, share }
+    }
 }
 
 /// A cheap read that tells how much `range` without sorting and filters would find.
@@ -72,19 +84,17 @@ pub(crate) fn sample_of(range: &Range) -> Range {
     Range { key, range_end, revision: range.revision, limit: SAMPLE_PAIRS, ..Range::default() }
 }
 
-/// Whether an answer of this many bytes counts as long.
-pub(crate) fn is_long(bytes: usize) -> bool {
-    bytes >= LONG_ANSWER_BYTES
-}
-
 /// Bytes that a range's answer of at most `limit` pairs (0: all) takes, by its first page.
 pub(crate) fn estimate(page: &RangeResponse, limit: i64) -> usize {
-    let pairs = page.kvs.iter().map(|kv| kv.key.len() + kv.value.len() + PAIR_BYTES);
-    let bytes: usize = pairs.sum();
+    let bytes = pair_bytes(page);
     let matches = usize::try_from(page.count).unwrap_or_default().max(page.kvs.len());
     let limit = usize::try_from(limit).unwrap_or_default();
     let expected = if limit == 0 { matches } else { matches.min(limit) };
     (bytes / page.kvs.len().max(1)).saturating_mul(expected)
+}
+
+fn pair_bytes(page: &RangeResponse) -> usize {
+    page.kvs.iter().map(|kv| kv.key.len() + kv.value.len() + PAIR_BYTES).sum()
 }
 
 impl Share {
@@ -128,6 +138,18 @@ mod tests {
         assert!(budget.take(half).now_or_never().is_some());
         drop(second);
         assert!(budget.take(usize::MAX).now_or_never().is_some(), "a larger one goes alone");
+    }
+
+    #[test]
+    fn a_page_of_large_values_is_long_and_one_large_value_is_not() {
+        let budget = AnswerBudget::default();
+        let value = bytes::Bytes::from(vec![0; 1_572_000]);
+        let kv = KeyValue { key: "key".into(), value, ..KeyValue::default() };
+        for (pairs, want) in [(1, false), (10, true)] {
+            let answer = RangeResponse { kvs: vec![kv.clone(); pairs], ..RangeResponse::default() };
+            let admitted = budget.admit(answer).now_or_never().expect("all of it is free");
+            assert_eq!(admitted.share.is_some(), want, "{pairs} pairs");
+        }
     }
 
     #[test]

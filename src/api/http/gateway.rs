@@ -18,7 +18,7 @@ use crate::api::{
 };
 
 /// Bytes of JSON from which an answer may be one of those that services bound.
-const LONG_ANSWER_BYTES: usize = 1 << 20;
+const LONG_ANSWER_BYTES: usize = 2 << 20;
 /// Answer to a certificate with a common name while authentication is on. Source: etcd 3.5.
 const COMMON_NAME_REFUSED: &str = "CommonName of client sending a request against gateway will \
                                    be ignored and not used as expected";

@@ -5,12 +5,16 @@
 //! Go's `--flag=true` and `--flag=false` into them.
 
 mod copies;
+mod users;
 
 use std::{ffi::OsString, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-pub(super) use self::copies::{MirrorArgs, RestoreArgs, SnapshotCommand};
+pub(super) use self::{
+    copies::{MirrorArgs, RestoreArgs, SnapshotCommand},
+    users::{AuthCommand, RoleCommand, UserCommand},
+};
 use crate::config::duration;
 
 /// A client of any etcd-compatible server
@@ -375,76 +379,6 @@ pub(super) enum MemberCommand {
     List(Positional),
     /// Give a learner a vote
     Promote(Positional),
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum AuthCommand {
-    /// Switch authentication on
-    Enable(Positional),
-    /// Switch authentication off
-    Disable(Positional),
-    /// Whether it is on
-    Status(Positional),
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum UserCommand {
-    /// Add a user: NAME:PASSWORD, or NAME and be asked
-    Add {
-        #[command(flatten)]
-        name: Positional,
-        /// Ask twice instead of reading standard input once
-        #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-              default_value = "true", default_missing_value = "true")]
-        interactive: bool,
-        /// Password of the new user
-        #[arg(long, default_value = "")]
-        new_user_password: String,
-        /// Without a password: for certificates only
-        #[arg(long)]
-        no_password: bool,
-    },
-    /// Remove a user
-    Delete(Positional),
-    /// Roles of a user
-    Get {
-        #[command(flatten)]
-        name: Positional,
-        /// Permissions of the roles too
-        #[arg(long)]
-        detail: bool,
-    },
-    /// All users
-    List(Positional),
-    /// Change a password
-    Passwd {
-        #[command(flatten)]
-        name: Positional,
-        /// Ask twice instead of reading standard input once
-        #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-              default_value = "true", default_missing_value = "true")]
-        interactive: bool,
-    },
-    /// Give a user a role
-    GrantRole(Positional),
-    /// Take a role from a user
-    RevokeRole(Positional),
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum RoleCommand {
-    /// Add a role
-    Add(Positional),
-    /// Remove a role
-    Delete(Positional),
-    /// Permissions of a role
-    Get(Positional),
-    /// All roles
-    List(Positional),
-    /// Let a role read, write or readwrite a key or range
-    GrantPermission(RangeOfKeys),
-    /// Take that from it
-    RevokePermission(RangeOfKeys),
 }
 
 #[derive(Clone, Debug, Args)]

@@ -6,6 +6,10 @@ use super::super::limits::{Limits, PING_STRIKES_MAX};
 
 /// Idle frames an answered stream gives back: some clients adjust windows with every call.
 const IDLE_FRAMES_PER_ANSWER: u32 = 4;
+/// Window updates that each frame sent allows: one of its stream, one of the connection.
+const UPDATES_PER_FRAME: u32 = 2;
+/// Most of them that a client may save up.
+const UPDATES_MAX: u32 = 1 << 16;
 /// Data sent that gives one idle frame back, in bytes.
 const BYTES_PER_IDLE_FRAME: usize = 4096;
 
@@ -58,6 +62,8 @@ pub(super) struct Guard {
     traffic: bool,
     /// Data sent that has not given an idle frame back yet, in bytes.
     sent_bytes: usize,
+    /// Window updates that are due for what was sent.
+    updates_due: u32,
 }
 
 /// The client must be told to calm down, with this text.
@@ -74,6 +80,7 @@ impl Guard {
             last_ping: None,
             traffic: false,
             sent_bytes: 0,
+            updates_due: 0,
         }
     }
 
@@ -96,11 +103,23 @@ impl Guard {
     /// Headers or `bytes` of data went out.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.traffic = true;
+        self.updates_due = self.updates_due.saturating_add(UPDATES_PER_FRAME).min(UPDATES_MAX);
         self.sent_bytes += bytes;
         if self.sent_bytes >= BYTES_PER_IDLE_FRAME {
             let frames = self.sent_bytes / BYTES_PER_IDLE_FRAME;
             self.idle_frames.give(u32::try_from(frames).unwrap_or(u32::MAX));
             self.sent_bytes %= BYTES_PER_IDLE_FRAME;
+        }
+    }
+
+    /// A window update on which nothing waits: free where it follows something sent.
+    pub(super) fn update(&mut self, now: Instant) -> Result<(), Flood> {
+        match self.updates_due.checked_sub(1) {
+            Some(due) => {
+                self.updates_due = due;
+                Ok(())
+            }
+            None => self.idle_frame(1, now),
         }
     }
 
@@ -134,6 +153,19 @@ mod tests {
         assert!(guard.reset(now).is_ok());
         assert!(guard.reset(now + Duration::from_millis(50)).is_err());
         assert!(guard.reset(now + Duration::from_millis(100)).is_ok());
+    }
+
+    #[test]
+    fn window_updates_are_free_for_what_was_sent_and_idle_frames_otherwise() {
+        let now = Instant::now();
+        let limits = Limits { idle_frames_burst: 3, idle_frames_per_s: 0, ..Limits::default() };
+        let mut guard = Guard::new(&limits, now);
+        for _ in 0..100 {
+            guard.sent(10);
+            assert!(guard.update(now).is_ok() && guard.update(now).is_ok());
+        }
+        assert!((0..3).all(|_| guard.update(now).is_ok()));
+        assert_eq!(guard.update(now), Err(Flood("too_many_frames")));
     }
 
     #[test]

@@ -284,8 +284,10 @@ impl Core {
             _ => return Err(Violation(FRAME_SIZE, "window update of a wrong size")),
         };
         if head.stream == 0 {
-            if increment < WINDOW_CRUMB_BYTES && !self.send_queue.is_empty() {
-                self.guard.idle_frame(1, now)?;
+            match increment < WINDOW_CRUMB_BYTES {
+                true if self.send_queue.is_empty() => self.guard.update(now)?,
+                true => self.guard.idle_frame(1, now)?,
+                false => {}
             }
             self.send_window += i64::from(increment);
             return match increment {
@@ -298,13 +300,16 @@ impl Core {
         }
         self.check_not_idle(head.stream)?;
         let Some(open) = self.streams.get_mut(&head.stream) else {
-            return Ok(None); // a stream that ended meanwhile
+            // A stream that ended meanwhile.
+            return Ok(self.guard.update(now).map(|()| None)?);
         };
         if increment == 0 {
             return self.stream_error(head.stream, PROTOCOL, now);
         }
-        if increment < WINDOW_CRUMB_BYTES && open.pending_bytes > 0 {
-            self.guard.idle_frame(1, now)?;
+        match increment < WINDOW_CRUMB_BYTES {
+            true if open.pending_bytes == 0 => self.guard.update(now)?,
+            true => self.guard.idle_frame(1, now)?,
+            false => {}
         }
         open.send_window += i64::from(increment);
         if open.send_window > WINDOW_MAX {
