@@ -135,7 +135,17 @@ fn rows() -> Vec<Row> {
     let name = || "unknown".to_owned();
     let change_password =
         pb::AuthUserChangePasswordRequest { name: name(), password: name(), ..Default::default() };
+    // Health and the shape of the interface are nobody's secret. `list_services` is field 7.
+    let services = || vec![7 << 3 | 2, 1, b'*'];
     vec![
+        ("/grpc.health.v1.Health/Check", Needs::Nothing, vec![]),
+        ("/grpc.health.v1.Health/Watch", Needs::Nothing, vec![]),
+        ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Needs::Nothing, services()),
+        (
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            Needs::Nothing,
+            services(),
+        ),
         row("/etcdserverpb.KV/Range", Needs::Read, &range),
         row("/etcdserverpb.KV/Put", Needs::Write, &put),
         row("/etcdserverpb.KV/Put", Needs::Root, &pb::PutRequest { prev_kv: true, ..put.clone() }),
