@@ -111,7 +111,8 @@ async fn half_open_handshakes_do_not_delay_an_innocent_client() -> Result<()> {
 async fn cleartext_on_a_tls_port_is_closed_and_mixed_listeners_work() -> Result<()> {
     let certificates = Certificates::make()?;
     let plain = Port::claim()?;
-    let more = format!("--listen-metrics-urls=http://127.0.0.1:{}", Port::claim()?.number);
+    let metrics = Port::claim()?;
+    let more = format!("--listen-metrics-urls=http://127.0.0.1:{}", metrics.number);
     let cluster = {
         let mut options = Options::candidate(1)?;
         options.tls = Some(certificates.connector(Some("root"))?);
@@ -136,5 +137,6 @@ async fn cleartext_on_a_tls_port_is_closed_and_mixed_listeners_work() -> Result<
     })
     .await?;
     ensure!(refused.is_err(), "cleartext on the TLS port: {refused:?}");
+    drop(metrics);
     cluster.close()
 }
