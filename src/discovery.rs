@@ -4,7 +4,7 @@
 //! without TLS, `_etcd-client-ssl._tcp.DOMAIN` and `_etcd-client._tcp.DOMAIN` the servers of a
 //! client. One of the two kinds is enough; both are put together.
 //!
-//! [`assemble`] decides; asking is around it. Absent on purpose: weights. All members are needed,
+//! `assemble` decides; asking is around it. Absent on purpose: weights. All members are needed,
 //! and a client tries its servers in turn.
 //! Source: etcd `client/pkg/srv`, RFC 2782.
 

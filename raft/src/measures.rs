@@ -37,7 +37,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// `buckets` bounds from `first` on, each twice the one before; at most [`BUCKETS_MAX`].
+    /// `buckets` bounds from `first` on, each twice the one before; at most `BUCKETS_MAX`.
     #[must_use]
     pub fn new(first: u64, buckets: usize) -> Self {
         let counts = [const { AtomicU64::new(0) }; BUCKETS_MAX + 1];

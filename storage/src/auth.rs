@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `tables` | users, roles, the switch and the auth revision; how commands change them |
 //! | `backend` | the tables as an etcd backend has them |
-//! | `access` | [`Auth::authorize`]: may this caller do that? |
+//! | `access` | `Auth::authorize`: may this caller do that? |
 //! | `spans` | key ranges granted to a user, merged |
 //! | `feed` | what happened to logins since somebody last looked |
 //!

@@ -35,7 +35,7 @@ impl Schema {
     ///
     /// `null` and a text of nothing but space are the empty message. Bytes after the value are
     /// ignored: the caller decides what they mean.
-    /// Cost: linear in the text; see [`MOVES_PER_BYTE`].
+    /// Cost: linear in the text; see `MOVES_PER_BYTE`.
     ///
     /// # Errors
     /// [`JsonError`] for text that is no JSON or does not fit the message.

@@ -3,7 +3,7 @@
 //! Messages come out in the order etcd keeps: `Created` before any event of that watcher, then
 //! its events by revision without a gap, then at most one `Canceled`.
 //!
-//! A stream whose client is slow holds little: what it collected last ([`COLLECTED_MAX`]), what its
+//! A stream whose client is slow holds little: what it collected last (`COLLECTED_MAX`), what its
 //! bounded mailbox took, and then its watchers read history a page at a time, when the client has
 //! room again. Once that history is compacted they are canceled with the compact revision.
 //!
