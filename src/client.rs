@@ -276,14 +276,18 @@ impl Client {
             return Ok(Budgeted { answer: self.read_whole(range)?, share });
         }
         let first = Range { limit: RANGE_PAGE_KEYS as i64, ..range.clone() };
-        let sample = self.read_whole(&first)?;
-        if !sample.more {
-            return Ok(self.answers.admit(sample).await);
-        }
-        let bytes = budget::estimate(&sample, range.limit);
-        drop(sample);
-        let share = Some(self.answers.take(bytes).await);
         let mut response = self.read_whole(&first)?;
+        if !response.more {
+            return Ok(self.answers.admit(response).await);
+        }
+        let bytes = budget::estimate(&response, range.limit);
+        let mut share = self.answers.try_take(bytes);
+        if share.is_none() {
+            // Whoever waits holds nothing.
+            drop(response);
+            share = Some(self.answers.take(bytes).await);
+            response = self.read_whole(&first)?;
+        }
         let limit = usize::try_from(range.limit).unwrap_or_default();
         let wanted = if limit > 0 { limit } else { usize::MAX };
         let revision = if range.revision > 0 { range.revision } else { response.revision };

@@ -112,8 +112,6 @@ pub(crate) fn start(
     };
     let flusher = Flusher::start(state.clone(), engine.clone(), settings, durable, fatal.clone())?;
     let queues = Arc::new(Queues::new(config.request_bytes_max));
-    let slow_apply_ns = u64::try_from(config.slow_apply.as_nanos()).unwrap_or(u64::MAX);
-    queues.counters.slow_apply_ns.store(slow_apply_ns, Ordering::Relaxed);
     let hub = Arc::new(Hub::new(config.node_id, queues.clone()));
     let store = StateStore::new(
         state.clone(),

@@ -78,8 +78,6 @@ pub(crate) struct Counters {
     pub(crate) peers_refused: AtomicU64,
     pub(crate) apply: Histogram,
     pub(crate) slow_applies: AtomicU64,
-    /// What is slow, in nanoseconds.
-    pub(crate) slow_apply_ns: AtomicU64,
     pub(crate) batch_commands: Histogram,
     pub(crate) slow_reads: AtomicU64,
     pub(crate) failed_reads: AtomicU64,
@@ -104,21 +102,9 @@ impl Default for Counters {
             peers_refused: ZERO,
             apply: Histogram::of_time(Duration::from_micros(10), 20),
             slow_applies: ZERO,
-            slow_apply_ns: AtomicU64::new(u64::MAX),
             batch_commands: Histogram::new(1, 13),
             slow_reads: ZERO,
             failed_reads: ZERO,
-        }
-    }
-}
-
-impl Counters {
-    /// Notes how long one entry took.
-    pub(crate) fn note_apply(&self, took: Duration) {
-        self.apply.observe_time(took);
-        let slow = Duration::from_nanos(self.slow_apply_ns.load(Ordering::Relaxed));
-        if took > slow {
-            self.slow_applies.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

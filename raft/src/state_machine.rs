@@ -174,10 +174,16 @@ impl StateStore {
         Self { slow: SlowSteps::longer_than(limit), ..self }
     }
 
-    /// Says how long an entry took, if that is worth it. Neither keys nor values are named.
+    /// Counts how long an entry took, and says so if that is worth it. Neither keys nor values are
+    /// named.
     fn note_time(&mut self, index: u64, commands: usize, began: Instant) {
         let now = Instant::now();
         let took = now.duration_since(began);
+        let counters = &self.hub.queues.counters;
+        counters.apply.observe_time(took);
+        if took > self.slow.limit() {
+            counters.slow_applies.fetch_add(1, Ordering::Relaxed);
+        }
         if let Some(unsaid) = self.slow.note(took, now) {
             tracing::warn!(
                 index,
@@ -225,9 +231,7 @@ impl StateStore {
         let (began, count) = (Instant::now(), commands.len());
         let (answers, pending) = {
             let mut state = self.state.write();
-            let began = Instant::now();
             let answers = state.apply(mark, commands)?;
-            self.hub.queues.counters.note_apply(began.elapsed());
             (answers, state.pending_bytes())
         };
         self.note_time(log_id.index, count, began);

@@ -162,10 +162,9 @@ impl Services for Rpc {
         macro_rules! call {
             ($handler:path) => {
                 Box::pin(async move {
-                    let running = rpc.calls.begin(method, context.timeout);
-                    running.received(request.len());
-                    let size = request.len();
-                    let began = Instant::now();
+                    let (began, size) = (Instant::now(), request.len());
+                    let running = rpc.calls.begin(method, context.timeout, began);
+                    running.received(size);
                     let result = async {
                         rpc.require_leader(&context)?;
                         let acting = rpc.acting_for(&context).await;
@@ -174,8 +173,8 @@ impl Services for Rpc {
                         Ok(answer.into_wire())
                     };
                     let result = result.await;
-                    rpc.note_time(stringify!($handler), size, &result, &context, began);
-                    running.answered(&result);
+                    let took = rpc.note_time(stringify!($handler), size, &result, &context, began);
+                    running.answered(&result, took);
                     result
                 })
             };
@@ -245,7 +244,7 @@ impl Services for Rpc {
         let (method, timeout) = (rpc.calls.find(path), context.timeout);
         let call = self.stream(path, requests, responses, context);
         Box::pin(async move {
-            let running = rpc.calls.begin(method, timeout);
+            let running = rpc.calls.begin(method, timeout, Instant::now());
             let result = call.await;
             running.ended(&result);
             result
@@ -287,7 +286,7 @@ impl Rpc {
 }
 
 impl Shared {
-    /// Says how long a request took, if that is worth it. Neither keys nor values are named.
+    /// How long a request took; says so where that is worth it. Neither keys nor values are named.
     fn note_time(
         &self,
         method: &'static str,
@@ -295,11 +294,11 @@ impl Shared {
         answer: &Result<Bytes, Status>,
         context: &CallContext,
         began: Instant,
-    ) {
+    ) -> Duration {
         let now = Instant::now();
         let took = now.duration_since(began);
         let mut slow = self.slow.borrow_mut();
-        let Some(unsaid) = slow.note(took, now) else { return };
+        let Some(unsaid) = slow.note(took, now) else { return took };
         tracing::warn!(
             method,
             time_spent = ?took,
@@ -311,6 +310,7 @@ impl Shared {
             unsaid,
             "request stats"
         );
+        took
     }
 
     /// Who calls, decided anew for each request of a stream: a user's rights and revision

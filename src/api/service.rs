@@ -121,6 +121,41 @@ pub trait Services: 'static {
     ) -> LocalBoxFuture<'static, Result<(), Status>>;
 }
 
+/// No gRPC services, and why there are none on this port.
+#[derive(Clone, Copy, Debug)]
+pub struct NoServices(pub &'static str);
+
+impl NoServices {
+    fn refusal(self) -> Status {
+        Status::new(Code::Unimplemented, self.0)
+    }
+}
+
+impl Services for NoServices {
+    fn method(&self, _path: &str) -> Option<MethodKind> {
+        None
+    }
+
+    fn unary(
+        &self,
+        _path: &str,
+        _request: Bytes,
+        _context: CallContext,
+    ) -> LocalBoxFuture<'static, Result<Bytes, Status>> {
+        Box::pin(std::future::ready(Err(self.refusal())))
+    }
+
+    fn streaming(
+        &self,
+        _path: &str,
+        _requests: mpsc::Receiver<Bytes>,
+        _responses: mpsc::Sender<Bytes>,
+        _context: CallContext,
+    ) -> LocalBoxFuture<'static, Result<(), Status>> {
+        Box::pin(std::future::ready(Err(self.refusal())))
+    }
+}
+
 /// Body of plain HTTP requests and answers, streaming ones included.
 pub type HttpBody = UnsyncBoxBody<Bytes, std::io::Error>;
 

@@ -61,8 +61,13 @@ impl Default for AnswerBudget {
 impl AnswerBudget {
     /// Waits for memory. Cancel safe.
     pub(crate) async fn take(&self, bytes: usize) -> Share {
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES).clamp(1, UNITS)).unwrap_or(1);
-        Share { _units: Arc::clone(&self.units).acquire_many_owned(units).await.ok() }
+        Share { _units: Arc::clone(&self.units).acquire_many_owned(units_of(bytes)).await.ok() }
+    }
+
+    /// As [`Self::take`], where nobody has to wait.
+    pub(crate) fn try_take(&self, bytes: usize) -> Option<Share> {
+        let units = Arc::clone(&self.units).try_acquire_many_owned(units_of(bytes)).ok()?;
+        Some(Share { _units: Some(units) })
     }
 
     /// As [`Self::take`], but for short answers, which need no share.
@@ -76,6 +81,10 @@ impl AnswerBudget {
         let share = self.take_if_long(pair_bytes(&answer)).await;
         Budgeted { answer, share }
     }
+}
+
+fn units_of(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES).clamp(1, UNITS)).unwrap_or(1)
 }
 
 /// A cheap read that tells how much `range` without sorting and filters would find.

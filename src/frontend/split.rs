@@ -8,13 +8,12 @@ use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, StatusCode};
-use tokio::sync::mpsc;
 
 use super::{Handlers, Serves};
 use crate::api::{
     connection::{Drain, Environment, HeldAccount, Http1Limits},
     h2::Limits,
-    service::{CallContext, Code, HttpBody, HttpHandler, MethodKind, Services, Status},
+    service::{CallContext, HttpBody, HttpHandler, NoServices, Services},
 };
 
 /// Environments of one thread: they differ in the handlers and share limits and accounts.
@@ -43,7 +42,7 @@ impl Environments {
         Self {
             both: environment(Rc::clone(&services), Rc::clone(&http)),
             grpc: environment(services, Rc::new(Elsewhere)),
-            http: environment(Rc::new(Elsewhere), http),
+            http: environment(Rc::new(NoServices(GRPC_ELSEWHERE)), http),
         }
     }
 
@@ -61,7 +60,10 @@ impl Environments {
     }
 }
 
-/// Answers what belongs to another listener.
+/// Refusal of gRPC where HTTP alone is served.
+const GRPC_ELSEWHERE: &str = "this port serves HTTP alone; gRPC is at --listen-client-urls";
+
+/// Answers HTTP on a listener of gRPC alone.
 struct Elsewhere;
 
 impl HttpHandler for Elsewhere {
@@ -75,34 +77,5 @@ impl HttpHandler for Elsewhere {
         let mut answer = Response::new(body.boxed_unsync());
         *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         Box::pin(std::future::ready(answer))
-    }
-}
-
-fn refusal() -> Status {
-    Status::new(Code::Unimplemented, "this port serves HTTP alone; gRPC is at --listen-client-urls")
-}
-
-impl Services for Elsewhere {
-    fn method(&self, _path: &str) -> Option<MethodKind> {
-        None
-    }
-
-    fn unary(
-        &self,
-        _path: &str,
-        _request: Bytes,
-        _context: CallContext,
-    ) -> LocalBoxFuture<'static, Result<Bytes, Status>> {
-        Box::pin(std::future::ready(Err(refusal())))
-    }
-
-    fn streaming(
-        &self,
-        _path: &str,
-        _requests: mpsc::Receiver<Bytes>,
-        _responses: mpsc::Sender<Bytes>,
-        _context: CallContext,
-    ) -> LocalBoxFuture<'static, Result<(), Status>> {
-        Box::pin(std::future::ready(Err(refusal())))
     }
 }

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response};
 
 use super::*;
-use crate::api::service::{CallContext, HttpBody, MethodKind, Status};
+use crate::api::service::{CallContext, HttpBody, NoServices};
 
 /// Answers plain requests with the name of the thread.
 struct ThreadName;
@@ -37,34 +37,9 @@ impl HttpHandler for ThreadName {
     }
 }
 
-impl Services for ThreadName {
-    fn method(&self, _path: &str) -> Option<MethodKind> {
-        None
-    }
-
-    fn unary(
-        &self,
-        _path: &str,
-        _request: Bytes,
-        _context: CallContext,
-    ) -> LocalBoxFuture<'static, Result<Bytes, Status>> {
-        Box::pin(std::future::pending())
-    }
-
-    fn streaming(
-        &self,
-        _path: &str,
-        _requests: mpsc::Receiver<Bytes>,
-        _responses: mpsc::Sender<Bytes>,
-        _context: CallContext,
-    ) -> LocalBoxFuture<'static, Result<(), Status>> {
-        Box::pin(std::future::pending())
-    }
-}
-
 fn factory() -> HandlersFactory {
     Arc::new(|| Handlers {
-        services: Rc::new(ThreadName),
+        services: Rc::new(NoServices("HTTP alone")),
         http: Rc::new(ThreadName),
         connections: Arc::default(),
     })
@@ -269,7 +244,7 @@ fn factories_run_once_per_thread() {
     let factory: HandlersFactory = Arc::new(move || {
         counter.fetch_add(1, Ordering::Relaxed);
         Handlers {
-            services: Rc::new(ThreadName),
+            services: Rc::new(NoServices("HTTP alone")),
             http: Rc::new(ThreadName),
             connections: Arc::default(),
         }

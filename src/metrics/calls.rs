@@ -200,12 +200,16 @@ impl ThreadCalls {
 
     /// Counts the beginning of a call, and its end when the returned value is told or dropped.
     #[must_use]
-    pub fn begin(&self, method: Option<usize>, timeout: Option<Duration>) -> Running<'_> {
+    pub fn begin(
+        &self,
+        method: Option<usize>,
+        timeout: Option<Duration>,
+        began: Instant,
+    ) -> Running<'_> {
         let counts = method.and_then(|number| self.counts.get(number));
         if let Some(counts) = counts {
             counts.started.add(1);
         }
-        let began = (self.is_timed || timeout.is_some()).then(Instant::now);
         Running { counts, began, timeout, is_timed: self.is_timed }
     }
 
@@ -221,7 +225,7 @@ impl ThreadCalls {
 pub struct Running<'a> {
     /// `None` once its end is counted.
     counts: Option<&'a Counts>,
-    began: Option<Instant>,
+    began: Instant,
     timeout: Option<Duration>,
     is_timed: bool,
 }
@@ -235,25 +239,25 @@ impl Running<'_> {
         }
     }
 
-    /// Counts the end of a unary call and its answer.
-    pub fn answered(mut self, result: &Result<Bytes, Status>) {
+    /// Counts the end of a unary call that took so long, and its answer.
+    pub fn answered(mut self, result: &Result<Bytes, Status>, took: Duration) {
         if let (Ok(answer), Some(counts)) = (result, self.counts) {
             counts.messages_sent.add(1);
             counts.bytes_sent.add(answer.len() as u64);
         }
-        self.count(result.as_ref().map_or_else(|status| status.code, |_| Code::Ok));
+        self.count(result.as_ref().map_or_else(|status| status.code, |_| Code::Ok), took);
     }
 
     /// Counts the end of a streaming call.
     pub fn ended(mut self, result: &Result<(), Status>) {
-        self.count(result.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
+        let took = self.began.elapsed();
+        self.count(result.as_ref().map_or_else(|status| status.code, |()| Code::Ok), took);
     }
 
-    fn count(&mut self, code: Code) {
+    fn count(&mut self, code: Code, took: Duration) {
         let Some(counts) = self.counts.take() else { return };
         counts.handled[code as usize].add(1);
-        if let Some(began) = self.began.filter(|_| self.is_timed) {
-            let took = began.elapsed();
+        if self.is_timed {
             let bucket = LATENCY_BOUNDS_MS.partition_point(|ms| Duration::from_millis(*ms) < took);
             counts.latencies[bucket].add(1);
             counts.latency_sum_ns.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
@@ -266,8 +270,9 @@ impl Drop for Running<'_> {
         if self.counts.is_none() {
             return; // ended: no look at the clock
         }
-        let is_late = self.began.zip(self.timeout).is_some_and(|(at, time)| at.elapsed() >= time);
-        self.count(if is_late { Code::DeadlineExceeded } else { Code::Cancelled });
+        let took = self.began.elapsed();
+        let is_late = self.timeout.is_some_and(|timeout| took >= timeout);
+        self.count(if is_late { Code::DeadlineExceeded } else { Code::Cancelled }, took);
     }
 }
 
@@ -326,10 +331,10 @@ mod tests {
     fn threads_are_summed_and_every_call_has_one_outcome() {
         let calls = Calls::new(true);
         let count = |thread: &ThreadCalls, result: Option<Result<Bytes, Status>>| {
-            let running = thread.begin(thread.find(PUT), None);
+            let running = thread.begin(thread.find(PUT), None, Instant::now());
             running.received(10);
             if let Some(result) = result {
-                running.answered(&result);
+                running.answered(&result, Duration::from_millis(1));
             }
         };
         let one = calls.thread();
@@ -351,7 +356,7 @@ mod tests {
         let calls = Calls::new(false);
         let thread = calls.thread();
         for timeout in [Duration::ZERO, Duration::from_secs(60)] {
-            drop(thread.begin(thread.find(WATCH), Some(timeout)));
+            drop(thread.begin(thread.find(WATCH), Some(timeout), Instant::now()));
         }
         let watch = totals(&calls, WATCH);
         assert_eq!(watch.handled[Code::DeadlineExceeded as usize], 1);

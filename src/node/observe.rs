@@ -12,7 +12,10 @@ use futures::future::LocalBoxFuture;
 
 use super::{StartError, client_of_this_thread, health::Health, security};
 use crate::{
-    api::http::{Monitor, NoServices, Observer},
+    api::{
+        http::{Monitor, Observer},
+        service::NoServices,
+    },
     client::Client,
     config::{Config, MetricsLevel},
     frontend::{self, Frontend, FrontendHandle, Handlers, Listen, Serves},
@@ -108,7 +111,7 @@ pub(super) fn serve(
         let health = Health::new(client, observing.source.health.clone());
         let observer = Rc::new(observing.clone());
         Handlers {
-            services: Rc::new(NoServices),
+            services: Rc::new(NoServices("this port serves metrics and health only")),
             http: Rc::new(Monitor::new(Rc::new(health), observer)),
             // Not clients.
             connections: Arc::default(),

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{cluster::START_LIMIT, http::Http, port::Port, wait};
+use crate::support::{cluster::START_LIMIT, http::Http, port::Port, program::tool, wait};
 
 /// The only line that is awaited at a start.
 const READY: &str = "ready to serve client requests";
@@ -93,13 +93,12 @@ impl Drop for Process {
     }
 }
 
-/// `bin/etcd` and `bin/etcdctl`, both our program.
+/// `bin/etcd`, our program, beside the real `bin/etcdctl`.
 fn install(dir: &Path) -> Result<PathBuf> {
     let bin = dir.join("bin");
     fs::create_dir(&bin)?;
-    for name in ["etcd", "etcdctl"] {
-        symlink(env!("CARGO_BIN_EXE_tripod"), bin.join(name))?;
-    }
+    symlink(env!("CARGO_BIN_EXE_tripod"), bin.join("etcd"))?;
+    symlink(tool("etcdctl")?, bin.join("etcdctl"))?;
     Ok(bin)
 }
 

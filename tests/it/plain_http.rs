@@ -1,6 +1,7 @@
 //! What can be done with nothing but an HTTP client: `/v2` and `/kv`, against one member.
 
 mod kv;
+mod users;
 mod v2;
 
 use std::time::{Duration, Instant};

@@ -32,11 +32,7 @@ use std::{rc::Rc, time::Duration};
 use futures::future::LocalBoxFuture;
 use hyper::{Method, Request, Response, StatusCode, header};
 
-pub use self::{
-    health::HealthSource,
-    monitor::{Monitor, NoServices},
-    observe::Observer,
-};
+pub use self::{health::HealthSource, monitor::Monitor, observe::Observer};
 use self::{
     path::Target,
     routes::{Route, Routes},

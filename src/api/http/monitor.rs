@@ -2,13 +2,11 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use hyper::{Request, Response, StatusCode, header};
-use tokio::sync::mpsc;
 
 use super::{HealthSource, Observer, answer, health, observe};
-use crate::api::service::{CallContext, Code, HttpBody, HttpHandler, MethodKind, Services, Status};
+use crate::api::service::{CallContext, HttpBody, HttpHandler};
 
 /// Answers metrics and health. Without the headers for pages of other origins, as in etcd.
 #[derive(Clone)]
@@ -51,40 +49,5 @@ impl HttpHandler for Monitor {
         _context: CallContext,
     ) -> LocalBoxFuture<'static, Response<HttpBody>> {
         Box::pin(self.clone().answer(request))
-    }
-}
-
-/// No gRPC services.
-#[derive(Clone, Copy, Debug)]
-pub struct NoServices;
-
-impl NoServices {
-    fn refusal() -> Status {
-        Status::new(Code::Unimplemented, "this port serves metrics and health only")
-    }
-}
-
-impl Services for NoServices {
-    fn method(&self, _path: &str) -> Option<MethodKind> {
-        None
-    }
-
-    fn unary(
-        &self,
-        _path: &str,
-        _request: Bytes,
-        _context: CallContext,
-    ) -> LocalBoxFuture<'static, Result<Bytes, Status>> {
-        Box::pin(std::future::ready(Err(Self::refusal())))
-    }
-
-    fn streaming(
-        &self,
-        _path: &str,
-        _requests: mpsc::Receiver<Bytes>,
-        _responses: mpsc::Sender<Bytes>,
-        _context: CallContext,
-    ) -> LocalBoxFuture<'static, Result<(), Status>> {
-        Box::pin(std::future::ready(Err(Self::refusal())))
     }
 }

@@ -82,7 +82,7 @@ impl Files {
 
 fn serve(listen: Vec<Listen>) -> FrontendHandle {
     let factory: HandlersFactory = Arc::new(|| Handlers {
-        services: Rc::new(ThreadName),
+        services: Rc::new(NoServices("HTTP alone")),
         http: Rc::new(UserName),
         connections: Arc::default(),
     });
