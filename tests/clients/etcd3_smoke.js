@@ -1,11 +1,22 @@
 // etcd3 (Node.js, gRPC) against a cluster: put, get, delete, transaction, lease, watch, lock.
 //
-// Usage: node etcd3_smoke.js URL[,URL...]
+// Usage: node etcd3_smoke.js URL[,URL...], with SMOKE_CA, SMOKE_CERT, SMOKE_KEY, SMOKE_USER and
+// SMOKE_PASSWORD in the environment where TLS and users are on
 const assert = require('assert');
+const fs = require('fs');
 const { Etcd3, EtcdLockFailedError } = require('etcd3');
 
 async function main() {
-  const client = new Etcd3({ hosts: process.argv[2].split(',') });
+  const { SMOKE_CA, SMOKE_CERT, SMOKE_KEY, SMOKE_USER, SMOKE_PASSWORD } = process.env;
+  const client = new Etcd3({
+    hosts: process.argv[2].split(','),
+    credentials: SMOKE_CA && {
+      rootCertificate: fs.readFileSync(SMOKE_CA),
+      certChain: fs.readFileSync(SMOKE_CERT),
+      privateKey: fs.readFileSync(SMOKE_KEY),
+    },
+    auth: SMOKE_USER && { username: SMOKE_USER, password: SMOKE_PASSWORD },
+  });
   await client.put('js/a').value('1');
   await client.put('js/b').value('2');
   assert.strictEqual(await client.get('js/a').string(), '1');

@@ -1,12 +1,18 @@
 """python-etcd3 (gRPC) against one member: put, get, delete, txn, lease, watch, lock, members.
 
-Usage: etcd3_smoke.py HOST PORT
+Usage: etcd3_smoke.py HOST PORT, with SMOKE_CA, SMOKE_CERT, SMOKE_KEY, SMOKE_USER and SMOKE_PASSWORD in
+the environment where TLS and users are on
 """
+import os
 import sys
 
 import etcd3
 
-client = etcd3.client(host=sys.argv[1], port=int(sys.argv[2]), timeout=20)
+client = etcd3.client(
+    host=sys.argv[1], port=int(sys.argv[2]), timeout=20,
+    ca_cert=os.environ.get("SMOKE_CA"), cert_cert=os.environ.get("SMOKE_CERT"), cert_key=os.environ.get("SMOKE_KEY"),
+    user=os.environ.get("SMOKE_USER"), password=os.environ.get("SMOKE_PASSWORD"),
+)
 
 client.put("py/a", "1")
 client.put("py/b", "2")

@@ -1,13 +1,22 @@
 """etcd3gw (Python, HTTP and JSON) against one member: put, get, delete, txn, lease, watch, lock.
 
-Usage: etcd3gw_smoke.py HOST PORT
+Usage: etcd3gw_smoke.py HOST PORT, with SMOKE_CA, SMOKE_CERT, SMOKE_KEY, SMOKE_USER and SMOKE_PASSWORD in
+the environment where TLS and users are on
 """
+import os
 import sys
 import threading
 
 import etcd3gw
 
-client = etcd3gw.client(host=sys.argv[1], port=int(sys.argv[2]), timeout=20)
+client = etcd3gw.client(
+    host=sys.argv[1], port=int(sys.argv[2]), timeout=20, protocol="https" if "SMOKE_CA" in os.environ else "http",
+    ca_cert=os.environ.get("SMOKE_CA"), cert_cert=os.environ.get("SMOKE_CERT"), cert_key=os.environ.get("SMOKE_KEY"),
+)
+if "SMOKE_USER" in os.environ:
+    login = {"name": os.environ["SMOKE_USER"], "password": os.environ["SMOKE_PASSWORD"]}
+    token = client.post(client.get_url("/auth/authenticate"), json=login)["token"]
+    client.session.headers["Authorization"] = token
 
 assert client.put("gw/a", "1")
 assert client.put("gw/b", "2")

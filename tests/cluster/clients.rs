@@ -18,7 +18,7 @@ use crate::support::{
 const PROGRAM_LIMIT: Duration = Duration::from_secs(90);
 
 /// Something that `scripts/setup.sh` put under target/tools.
-fn installed(path: &str) -> Result<PathBuf> {
+pub(crate) fn installed(path: &str) -> Result<PathBuf> {
     let full = repository().join("target/tools").join(path);
     ensure!(full.exists(), "{} is missing: run scripts/setup.sh", full.display());
     Ok(full)

@@ -20,5 +20,6 @@ mod joining;
 mod load;
 mod plain_http;
 mod recovery;
+mod secured;
 mod snapshots;
 mod tls;

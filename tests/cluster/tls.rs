@@ -50,7 +50,7 @@ fn check_clients(cluster: &Cluster, ctl_flags: &[String], curl_flags: &[String])
     Ok(())
 }
 
-fn client_flags(certificates: &Certificates, user: &str) -> Vec<String> {
+pub(crate) fn client_flags(certificates: &Certificates, user: &str) -> Vec<String> {
     [("cacert", "ca".to_owned()), ("cert", user.to_owned()), ("key", format!("{user}-key"))]
         .iter()
         .flat_map(|(flag, file)| [format!("--{flag}"), certificates.text(file)])

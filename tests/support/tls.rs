@@ -18,6 +18,8 @@ use tripod::tls::{Authority, Connector, Settings, Subject, Trust, Versions, read
 /// Limit of one request.
 const REQUEST_LIMIT: Duration = Duration::from_secs(3);
 const DAY_S: i64 = 24 * 3600;
+/// File of a client certificate that names nobody.
+pub(crate) const NAMELESS: &str = "nameless";
 
 /// Now, since 1970, in seconds.
 pub(crate) fn now() -> i64 {
@@ -25,8 +27,9 @@ pub(crate) fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// A folder with an authority (`ca.pem`), a member of 127.0.0.1 (`member.pem`), and users `root`
-/// and `eve`, each with its key in `NAME-key.pem`.
+/// A folder with an authority (`ca.pem`), a member of 127.0.0.1 (`member.pem`), users `root` and
+/// `eve`, and a client whose certificate has no name (`nameless.pem`), each with its key in
+/// `NAME-key.pem`.
 pub(crate) struct Certificates {
     dir: TempDir,
     authority: Authority,
@@ -37,7 +40,7 @@ impl Certificates {
     pub(crate) fn make() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("tripod-tls-").tempdir()?;
         let subject = |name: &str, hosts: &[&str], for_servers| Subject {
-            common_name: name.to_owned(),
+            common_name: if name == NAMELESS { String::new() } else { name.to_owned() },
             hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
             for_servers,
             for_clients: true,
@@ -48,9 +51,12 @@ impl Certificates {
         let made = Self { dir, authority };
         made.authority.files().write(&made.path("ca"), &made.path("ca-key"))?;
         let hosts = ["localhost", "127.0.0.1"];
-        for (name, hosts, for_servers) in
-            [("member", &hosts[..], true), ("root", &[], false), ("eve", &[], false)]
-        {
+        for (name, hosts, for_servers) in [
+            ("member", &hosts[..], true),
+            ("root", &[], false),
+            ("eve", &[], false),
+            (NAMELESS, &[], false),
+        ] {
             let issued = made.authority.issue(&subject(name, hosts, for_servers))?;
             issued.write(&made.path(name), &made.path(&format!("{name}-key")))?;
         }

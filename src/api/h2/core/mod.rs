@@ -42,8 +42,8 @@ use super::{
 pub(super) const OUTPUT_BYTES_SOFT: usize = 128 << 10;
 /// The owner does not read above this size: the client makes us answer and does not listen.
 pub(super) const OUTPUT_BYTES_HARD: usize = 1 << 20;
-/// Streams we reset lately, whose frames may still be on the way.
-const RECENT_RESETS_MAX: usize = 128;
+/// Streams we closed lately, whose frames may still be on the way.
+const RECENTLY_CLOSED_MAX: usize = 128;
 /// Content of the ping between the two GOAWAYs of a drain.
 const DRAIN_PING: [u8; 8] = *b"drain\0\0\0";
 /// Content of keepalive pings.
@@ -110,7 +110,7 @@ pub(super) struct Core {
     assembly: Option<Assembly>,
     streams: Streams,
     last_stream: u32,
-    recent_resets: VecDeque<u32>,
+    recently_closed: VecDeque<u32>,
     guard: Guard,
     receive_window: i64,
     owed: u32,
@@ -162,7 +162,7 @@ impl Core {
             assembly: None,
             streams: HashMap::with_hasher(StreamHash::new()),
             last_stream: 0,
-            recent_resets: VecDeque::new(),
+            recently_closed: VecDeque::new(),
             guard: Guard::new(&limits, now),
             receive_window: window,
             owed: 0,

@@ -9,7 +9,7 @@ use super::{
         },
         head::RequestHead,
     },
-    Core, DRAIN_PING, Drain, Event, KEEPALIVE_PING, NO_TAG, RECENT_RESETS_MAX, Violation,
+    Core, DRAIN_PING, Drain, Event, KEEPALIVE_PING, NO_TAG, RECENTLY_CLOSED_MAX, Violation,
     stream::Stream,
 };
 
@@ -400,10 +400,10 @@ impl Core {
         Ok(self.guard.idle_frame(1, now)?)
     }
 
-    /// A frame of a stream that is no more. Ours to ignore when we reset it: the client did not
+    /// A frame of a stream that is no more. Ours to ignore when we closed it: the client did not
     /// know yet.
     fn frame_of_closed<'i>(&mut self, stream: u32, now: Instant) -> Outcome<'i> {
-        if stream > self.last_stream || self.recent_resets.contains(&stream) {
+        if stream > self.last_stream || self.recently_closed.contains(&stream) {
             return Ok(None);
         }
         self.guard.reset(now)?;
@@ -430,10 +430,15 @@ impl Core {
     /// Sends a reset and remembers it.
     pub(super) fn reset_stream(&mut self, stream: u32, code: ErrorCode) {
         frame::put_reset(&mut self.out, stream, code);
-        if self.recent_resets.len() >= RECENT_RESETS_MAX {
-            self.recent_resets.pop_front();
+        self.ignore_stream(stream);
+    }
+
+    /// Whatever still comes of a stream that is no more is ignored.
+    pub(super) fn ignore_stream(&mut self, stream: u32) {
+        if self.recently_closed.len() >= RECENTLY_CLOSED_MAX {
+            self.recently_closed.pop_front();
         }
-        self.recent_resets.push_back(stream);
+        self.recently_closed.push_back(stream);
     }
 }
 

@@ -301,10 +301,17 @@ impl Core {
         });
     }
 
-    /// The answer is complete. A client that still sends is told to stop.
+    /// The answer is complete. A client that still sends is told to stop, unless the rest is known
+    /// to be so short that it needs no more window: clients (curl 7.88) take a reset in the middle
+    /// of a short upload for a failure, and what is on its way is ignored anyhow.
     fn forget(&mut self, stream: u32) {
-        if self.drop_stream(stream).is_some_and(|open| open.remote_open) {
-            self.reset_stream(stream, ErrorCode::NoError);
+        if let Some(open) = self.drop_stream(stream).filter(|open| open.remote_open) {
+            let window = u64::try_from(open.receive_window).unwrap_or_default();
+            if open.content_left.is_some_and(|left| left <= window) {
+                self.ignore_stream(stream);
+            } else {
+                self.reset_stream(stream, ErrorCode::NoError);
+            }
         }
         self.guard.answered();
     }

@@ -411,3 +411,30 @@ fn feed_part(core: &mut Core, pending: &mut Vec<u8>) -> Vec<String> {
     pending.drain(..pending.len() - left);
     events
 }
+
+/// Source: RFC 9113 section 8.1: a server may answer before it has the whole request.
+#[test]
+fn an_early_answer_stops_a_long_upload_and_waits_out_a_short_one() {
+    let request_of = |stream, length: &str| {
+        let mut block = BLOCK.to_vec();
+        // `content-length` of the static table, not indexed.
+        block.extend([0x0f, 0x0d, u8::try_from(length.len()).unwrap()]);
+        block.extend(length.as_bytes());
+        frame_of(kind::HEADERS, HEADERS_DONE, stream, &block)
+    };
+    let mut core = core();
+    output(&mut core);
+    for (stream, length, want) in [
+        (1, "14", vec!["headers 1", "data 1 0 end"]),
+        (3, "99999999999", vec!["headers 3", "data 3 0 end", "reset 3 0"]),
+    ] {
+        feed(&mut core, &request_of(stream, length));
+        core.send_plain_head(stream, 405, std::iter::empty());
+        core.finish(stream, End::Body);
+        assert_eq!(output(&mut core), want, "{length} bytes");
+        // What was on its way is ignored, and nobody is told anything.
+        let rest = frame_of(kind::DATA, flag::END_STREAM, stream, &[0; 14]);
+        assert_eq!(feed(&mut core, &rest), [""; 0]);
+        assert_eq!(output(&mut core), [""; 0], "{length} bytes");
+    }
+}

@@ -1,13 +1,14 @@
 //! The etcd-client crate against a cluster: put, get, delete, txn, lease, lock, election,
 //! watch, members.
 //!
-//! Usage: etcd-client-smoke URL[,URL...]
+//! Usage: etcd-client-smoke URL[,URL...], with `SMOKE_CA`, `SMOKE_CERT`, `SMOKE_KEY`, `SMOKE_USER` and
+//! `SMOKE_PASSWORD` in the environment where TLS and users are on
 
-use std::{error::Error, time::Duration};
+use std::{env, error::Error, fs, time::Duration};
 
 use etcd_client::{
-    Client, Compare, CompareOp, EventType, GetOptions, LockOptions, PutOptions, ResignOptions,
-    SortOrder, SortTarget, Txn, TxnOp,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, Identity,
+    LockOptions, PutOptions, ResignOptions, SortOrder, SortTarget, TlsOptions, Txn, TxnOp,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -17,10 +18,25 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+fn options() -> Result<ConnectOptions, Box<dyn Error>> {
+    let mut options = ConnectOptions::new();
+    if let Ok(authority) = env::var("SMOKE_CA") {
+        let (certificate, key) = (env::var("SMOKE_CERT")?, env::var("SMOKE_KEY")?);
+        let tls = TlsOptions::new()
+            .ca_certificate(Certificate::from_pem(fs::read(authority)?))
+            .identity(Identity::from_pem(fs::read(certificate)?, fs::read(key)?));
+        options = options.with_tls(tls);
+    }
+    if let Ok(user) = env::var("SMOKE_USER") {
+        options = options.with_user(user, env::var("SMOKE_PASSWORD")?);
+    }
+    Ok(options)
+}
+
 async fn smoke() -> Result<(), Box<dyn Error>> {
-    let urls = std::env::args().nth(1).ok_or("usage: etcd-client-smoke URL[,URL...]")?;
+    let urls = env::args().nth(1).ok_or("usage: etcd-client-smoke URL[,URL...]")?;
     let urls: Vec<&str> = urls.split(',').collect();
-    let mut client = Client::connect(&urls, None).await?;
+    let mut client = Client::connect(&urls, Some(options()?)).await?;
     client.put("rs/a", "1", None).await?;
     let put = client.put("rs/a", "2", Some(PutOptions::new().with_prev_key())).await?;
     assert_eq!(put.prev_key().map(|kv| kv.value()), Some(&b"1"[..]));
