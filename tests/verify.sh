@@ -26,7 +26,7 @@ fi
 # Tests that run on their own, then those with clusters of processes, one at a time.
 step cargo test --locked --workspace --lib --bins
 step cargo test --locked -p tripod-storage --test golden
-step cargo test --locked -p tripod-raft --test cluster --test chaos
+step cargo test --locked -p tripod-raft --test cluster --test chaos --test membership
 step cargo build --locked --examples
 step cargo test --locked --workspace --doc
 step cargo test --locked -p tripod --test it -- --test-threads=2

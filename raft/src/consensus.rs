@@ -272,6 +272,7 @@ async fn consensus(parts: Parts, ready: &std::sync::mpsc::Sender<Result<Running,
             return;
         }
     };
+    recovered(&raft).await;
     hub.set_running();
     let founders = match &bootstrap {
         Bootstrap::New { members } => {
@@ -389,6 +390,22 @@ fn spawn_tasks(
     };
     tokio::spawn(watcher.run());
     (routes, server, members)
+}
+
+/// Waits until openraft has published the membership it recovered. Until then a member that starts
+/// again would seem to be alone, and what asks the others would ask nobody.
+async fn recovered(raft: &Raft) {
+    if !matches!(raft.is_initialized().await, Ok(true)) {
+        return;
+    }
+    let mut metrics = raft.metrics();
+    loop {
+        let is_known =
+            metrics.borrow_watched().membership_config.membership().nodes().next().is_some();
+        if is_known || metrics.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Makes the first membership of a new cluster. Every member writes the same one. The lowest id

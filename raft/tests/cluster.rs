@@ -40,6 +40,19 @@ async fn one_member_applies_and_reads_what_it_was_told() {
     cluster.shutdown().await;
 }
 
+/// Whoever asks all members right after a start must not find none.
+#[tokio::test]
+async fn a_member_that_starts_again_knows_its_cluster_at_once() {
+    let mut cluster = Cluster::new(3, 1).await;
+    cluster.node(1).propose(put("a", "1")).await.unwrap();
+    for _ in 0..20 {
+        cluster.kill(1).await;
+        cluster.start(1);
+        assert_eq!(cluster.node(1).status().members.len(), 3);
+    }
+    cluster.shutdown().await;
+}
+
 #[tokio::test]
 async fn three_members_take_writes_anywhere_and_go_on_without_their_leader() {
     let mut cluster = Cluster::new(3, 2).await;
