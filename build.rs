@@ -20,9 +20,10 @@ const PROTO_FILES: [&str; 8] = [
     "reflection_v1alpha.proto",
 ];
 
-const WITH_PASSWORD: [&str; 4] = [
+const WITH_SECRET: [&str; 5] = [
     "authpb.User",
     "etcdserverpb.AuthenticateRequest",
+    "etcdserverpb.AuthenticateResponse",
     "etcdserverpb.AuthUserAddRequest",
     "etcdserverpb.AuthUserChangePasswordRequest",
 ];
@@ -35,8 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .build_server(false)
-        // Those with a password get a form of debug output without it (`api/proto.rs`).
-        .skip_debug(WITH_PASSWORD)
+        // Those with a password or a token get a form of debug output without it (`api/proto.rs`).
+        .skip_debug(WITH_SECRET)
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -48,7 +48,8 @@ mask() {
     -e 's/[0-9]+ kB, (true|false), (true|false), ([0-9]+), [0-9]+, [0-9]+/SIZE, \1, \2, \3, N, N/' \
     -e 's/"(hash)":[0-9]+/"\1":N/; s/("Hash" :) [0-9]+/\1 N/; s/^(127[0-9.:]+), [0-9]+$/\1, HASH/' \
     -e 's/"ttl":[0-9]+/"ttl":N/; s/remaining\([0-9]+s\)/remaining(N)/; s/^("TTL" :) [0-9]+$/\1 N/' \
-    -e 's/^\| 127[^|]*\|.*$/| ROW |/; s/^\+[-+]+\+$/+RULE+/; s/^\| +ENDPOINT.*HASH.*/| HASHES |/'
+    -e 's/^\| +ENDPOINT.*TOOK.*/| TIMES |/' \
+    -e 's/^\| (http:\/\/)?127[^|]*\|.*$/| ROW |/; s/^\+[-+]+\+$/+RULE+/; s/^\| +ENDPOINT.*HASH.*/| HASHES |/'
 }
 
 # c [--stdin TEXT] ARGS...: one command of the transcript.

@@ -3,6 +3,9 @@
 #
 #   scripts/fuzz.sh SECONDS [TARGET...]     SECONDS for each target; default: all of them
 #
+# The same bodies (fuzz/bodies) run for a moment in every run of the tests, without feedback and
+# without the minutes of compiling: tests/it/fuzz.
+#
 # Inputs that were interesting are kept in target/fuzz/corpus, crashes in target/fuzz/crashes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,13 +15,16 @@ if [ ${#targets[@]} -eq 0 ]; then
   for file in fuzz/fuzz_targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
 fi
 out=target/fuzz
+bins=()
+for target in "${targets[@]}"; do bins+=(--bin "$target"); done
 host=$(rustc -vV | sed -n 's/^host: //p')
 # What `cargo fuzz` would pass; --target keeps these flags away from build scripts.
 export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions --cfg fuzzing"
 echo "fuzz: building (minutes the first time)"
-cargo build --quiet --release --manifest-path fuzz/Cargo.toml --target "$host" --target-dir $out/build
+cargo build --quiet --release --manifest-path fuzz/Cargo.toml --target "$host" --target-dir $out/build \
+  "${bins[@]}"
 for target in "${targets[@]}"; do
   corpus=$out/corpus/$target crashes=$out/crashes/$target
   mkdir -p "$corpus" "$crashes"

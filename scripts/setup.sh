@@ -5,7 +5,8 @@
 #   scripts/setup.sh --without-deny  leaves out cargo-deny, which takes minutes to compile
 #
 # Debian packages come through apt (root or sudo), everything else lands under target/: etcd 3.5.1 in
-# target/etcd, client libraries and cargo-deny in target/tools. Safe to run again: what is there is kept.
+# target/etcd (Debian's older one in target/etcd-older), client libraries and cargo-deny in target/tools.
+# Safe to run again: what is there is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=target/tools
@@ -34,10 +35,10 @@ PROGRAMS
 [ -f /usr/include/google/protobuf/descriptor.proto ] || missing+=(libprotobuf-dev)
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
 python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+root=()
+[ "$(id -u)" = 0 ] || root=(sudo)
 if [ ${#missing[@]} -gt 0 ]; then
   say "installing ${missing[*]}"
-  root=()
-  [ "$(id -u)" = 0 ] || root=(sudo)
   "${root[@]}" apt-get -qq update
   DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
 fi
@@ -48,6 +49,16 @@ done
 
 say "etcd 3.5.1, the reference"
 scripts/install-etcd.sh
+
+say "an older etcd, whose snapshots must be readable"
+if [ ! -x target/etcd-older/usr/bin/etcd ]; then
+  older=$PWD/target/etcd-older
+  mkdir -p "$older"
+  # Unpacked, not installed: Debian's package would start a server.
+  (cd "$older" && { apt-get -qq -o APT::Sandbox::User=root download etcd-server 2>/dev/null \
+    || { "${root[@]}" apt-get -qq update && apt-get -qq -o APT::Sandbox::User=root download etcd-server; }; })
+  dpkg-deb -x "$older"/etcd-server_*.deb "$older"
+fi
 
 say "Python clients"
 if ! $tools/python/bin/python -c 'import etcd3, etcd3gw' 2>/dev/null; then

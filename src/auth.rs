@@ -74,7 +74,7 @@ impl Options {
 }
 
 /// What a caller shows.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Credentials<'a> {
     /// A token.
     pub(crate) token: Option<&'a str>,
@@ -85,7 +85,6 @@ pub(crate) struct Credentials<'a> {
 }
 
 /// What proves a login that is still to be replicated.
-#[derive(Debug)]
 pub(crate) struct Ticket {
     /// What the log says about the token.
     pub(crate) digest: Option<TokenDigest>,

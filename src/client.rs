@@ -7,6 +7,7 @@
 mod auth;
 mod budget;
 mod concurrency;
+mod delete;
 mod downgrade;
 mod error;
 mod lease;
@@ -14,6 +15,7 @@ mod maintenance;
 mod members;
 mod meters;
 mod snapshot;
+mod txn;
 pub mod v2;
 pub mod watch;
 
@@ -25,8 +27,8 @@ use tripod_storage::{
     Rejected, Revision,
     auth::{Ask, Caller},
     command::{
-        AlarmAction, AlarmKind, Command, Compact, DeleteRange, DeleteRangeResponse, Put,
-        PutResponse, Range, RangeResponse, Response, Txn, TxnOpResponse, TxnResponse,
+        AlarmAction, AlarmKind, Command, Compact, DeleteRange, Put, PutResponse, Range,
+        RangeResponse, Response,
     },
     engine::Engine,
     mvcc::validate,
@@ -44,6 +46,7 @@ pub use lease::{LeaseRemaining, LeaseService};
 pub(crate) use maintenance::hash_of;
 pub use maintenance::{KvHash, MemberInfo, Status};
 pub use meters::ClientReading;
+pub(crate) use snapshot::private_file;
 pub use snapshot::{CLUSTER_VERSION, SNAPSHOTS_MAX, Snapshot};
 
 /// Bytes that etcd's log entry adds to a request, counted towards `max_request_bytes`.
@@ -205,12 +208,12 @@ impl Client {
     /// A header at `revision`, with the present term.
     #[must_use]
     pub fn header(&self, revision: Revision) -> Header {
-        Header {
-            cluster_id: self.identity.cluster_id,
-            member_id: self.identity.member_id,
-            revision,
-            raft_term: self.node.term(),
-        }
+        header(&self.node, &self.identity, revision)
+    }
+
+    /// Makes headers like [`Client::header`], for those who outlive the client.
+    pub(crate) fn headers(&self) -> Headers {
+        Headers { node: self.node.clone(), identity: Arc::clone(&self.identity) }
     }
 
     /// A header at the store's present revision.
@@ -349,66 +352,6 @@ impl Client {
         }
     }
 
-    /// Deletes a key or range, in one revision.
-    ///
-    /// # Errors
-    /// As [`Client::put`].
-    ///
-    /// Source: etcd `DeleteRangeRequest`.
-    pub async fn delete_range(&self, delete: DeleteRange) -> Answered<DeleteRangeResponse> {
-        validate::delete_range(&delete)?;
-        self.check_size(delete.key.len() + delete.range_end.len())?;
-        let (header, response) = self.propose(Command::DeleteRange(delete)).await?;
-        match response {
-            Response::DeleteRange(response) => Ok((header, response)),
-            other => unexpected(&other),
-        }
-    }
-
-    /// Compares, then runs one branch of operations in one revision. A transaction of top-level
-    /// reads alone takes no log entry; `serializable` is about such ones (every read asked so).
-    /// `size` is the request's encoded size in bytes.
-    ///
-    /// # Errors
-    /// As [`Client::put`], and [`Error::Invalid`] for too many or overlapping operations.
-    ///
-    /// Source: etcd `TxnRequest`.
-    pub async fn txn(&self, txn: Txn, serializable: bool, size: usize) -> Answered<TxnResponse> {
-        validate::txn(&txn, self.limits.max_txn_ops)?;
-        if validate::is_read_only(&txn) {
-            return self.read_only_txn(&txn, serializable).await;
-        }
-        self.check_size(size)?;
-        let (header, response) = self.propose(Command::Txn(txn)).await?;
-        match response {
-            Response::Txn(response) => Ok((header, response)),
-            other => unexpected(&other),
-        }
-    }
-
-    async fn read_only_txn(&self, txn: &Txn, serializable: bool) -> Answered<TxnResponse> {
-        self.refuse_learner()?;
-        if !serializable {
-            self.port.read_index().await?;
-        }
-        let read = {
-            let machine = self.node.state().read();
-            machine.authorize(&self.caller, &Ask::Txn(txn))?;
-            machine.read_txn(txn).map(|answer| (machine.revision(), answer))
-        };
-        match read {
-            Ok((revision, answer)) => {
-                let answer = answer?;
-                self.meters.count_ranges(answer.responses.len());
-                Ok((self.header(revision), answer))
-            }
-            Err(error) => {
-                self.node.fail(&error);
-                Err(Error::Stopped)
-            }
-        }
-    }
-
     /// Forgets history below `revision`; with `physical` answers once it is gone from memory
     /// and the engine.
     ///
@@ -471,6 +414,25 @@ impl Client {
 }
 
 /// Short forms for embedders.
+/// See [`Client::headers`].
+#[derive(Clone, Debug)]
+pub(crate) struct Headers {
+    node: Node,
+    identity: Arc<Identity>,
+}
+
+impl Headers {
+    /// A header at `revision`, with the present term.
+    pub(crate) fn at(&self, revision: Revision) -> Header {
+        header(&self.node, &self.identity, revision)
+    }
+}
+
+fn header(node: &Node, identity: &Identity, revision: Revision) -> Header {
+    let Identity { cluster_id, member_id, .. } = *identity;
+    Header { cluster_id, member_id, revision, raft_term: node.term() }
+}
+
 impl Client {
     /// The newest version of `key`, linearizable.
     ///
@@ -534,18 +496,9 @@ pub fn prefix_end(prefix: &[u8]) -> Bytes {
 }
 
 /// The state machine answered another kind of command: it is broken, and the request's fate is
-/// unknown.
-fn unexpected<T>(response: &impl std::fmt::Debug) -> Answered<T> {
-    tracing::error!(?response, "the state machine answered another kind of command");
+/// unknown. What it answered may hold values, so the log gets its kind alone.
+fn unexpected<T>(response: &Response) -> Answered<T> {
+    let kind = std::mem::discriminant(response);
+    tracing::error!(?kind, "the state machine answered another kind of command");
     Err(Error::Stopped)
-}
-
-/// Answers of a transaction's reads, for callers that only read.
-#[must_use]
-pub fn ranges(response: TxnResponse) -> Vec<RangeResponse> {
-    response
-        .responses
-        .into_iter()
-        .filter_map(|op| if let TxnOpResponse::Range(range) = op { Some(range) } else { None })
-        .collect()
 }

@@ -10,6 +10,7 @@ mod housekeeping;
 mod identity;
 mod join;
 mod observe;
+mod publish;
 pub mod restore;
 mod security;
 
@@ -25,10 +26,7 @@ use std::{
 use futures::future::LocalBoxFuture;
 use tokio::sync::watch;
 use tripod_raft::{Bootstrap, Config as RaftConfig, FatalHook, Node, Peer};
-use tripod_storage::{
-    command::Command,
-    engine::{Engine, MemoryEngine, RewritableEngine, SledOptions},
-};
+use tripod_storage::engine::{Engine, MemoryEngine, RewritableEngine, SledOptions};
 
 use crate::{
     api::{
@@ -50,6 +48,7 @@ use crate::{
 };
 use identity::Loaded;
 use join::Joined;
+use publish::publish;
 
 pub use corruption::Mismatch;
 pub use join::JoinError;
@@ -60,8 +59,6 @@ const MEMBER_DIR: &str = "member";
 const ENGINE_DIR: &str = "db";
 /// What zero stands for in keepalive settings: it never happens.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-/// Pause between attempts to publish this member's name and client URLs.
-const PUBLISH_RETRY: Duration = Duration::from_millis(200);
 /// What gRPC adds to the largest request, as in etcd.
 const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
@@ -443,27 +440,6 @@ impl Opened {
         let source = observe::source(client.clone(), config);
         let observing = observe::Observing { source, has_profiles: config.enable_pprof };
         Ok(Member { node, client, v2, frontend: None, observing, monitor: None, failed })
-    }
-}
-
-/// Replicates this member's name and client URLs; waits for a quorum for as long as it takes.
-async fn publish(member: &Member, config: &Config) -> Result<(), StartError> {
-    let command = Command::MemberAttributes {
-        member_id: member.client.identity().member_id,
-        name: config.name.clone(),
-        client_urls: config.advertise_client_urls.texts().map(str::to_owned).collect(),
-    };
-    loop {
-        match member.node.propose(command.clone()).await {
-            Ok(_) => return Ok(()),
-            Err(error) if member.node.is_stopped() => {
-                tracing::error!(%error, "stopped before a quorum was there");
-                let reason = member.failed.borrow().clone();
-                return Err(reason.map_or(StartError::Stopped, StartError::Failed));
-            }
-            Err(error) => tracing::info!(%error, "waiting for a quorum of members"),
-        }
-        tokio::time::sleep(PUBLISH_RETRY).await;
     }
 }
 

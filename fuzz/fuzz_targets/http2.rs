@@ -1,8 +1,5 @@
-//! Any bytes from a client behind the HTTP/2 preface.
 #![no_main]
+#[path = "../bodies/http2.rs"]
+mod body;
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| {
-    let _ = tripod::api::h2::fuzz_connection(bytes);
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::run(bytes));

@@ -1,6 +1,5 @@
-//! Any bytes from another member: decoding refuses, it never panics or allocates by a claim.
 #![no_main]
+#[path = "../bodies/peer_frames.rs"]
+mod body;
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| tripod_raft::decode_untrusted(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::run(bytes));

@@ -1,6 +1,5 @@
-//! A log segment of any bytes: recovery answers, it never panics.
 #![no_main]
+#[path = "../bodies/wal.rs"]
+mod body;
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| tripod_storage::log::fuzz_segment(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::run(bytes));

@@ -34,7 +34,7 @@ pub struct Config {
     pub snapshot_catchup_entries: u64,
     /// Most bytes of one request.
     pub request_bytes_max: usize,
-    /// Raft entries of this member's proposer under way at a time.
+    /// Raft entries under way at a time; what a leader appends for others gathers behind them too.
     pub batches_in_flight: usize,
     /// Bytes of recent log entries kept in memory for replication.
     pub log_cache_bytes: usize,
@@ -93,7 +93,7 @@ impl Config {
             snapshot_catchup_entries: 5_000,
             request_bytes_max: (3 << 19) + ENVELOPE_BYTES,
             batches_in_flight: 1,
-            log_cache_bytes: 8 << 20,
+            log_cache_bytes: 4 << 20,
             wal_segment_bytes: 64 << 20,
             state: tripod_storage::apply::Options {
                 cache_bytes: 256 << 20,

@@ -453,8 +453,9 @@ impl Watcher {
                 _ => Route::None,
             };
             self.note_leader(&route, &seen.vote.to_string());
-            // With somebody to replicate to, entries go on the wire before they are synced.
-            self.log.set_deferred(leads && membership.nodes().count() > 1);
+            // A leader puts entries on the wire before it syncs them; a follower applies and answers
+            // what was committed before.
+            self.log.set_deferred(membership.nodes().count() > 1);
             if !leads {
                 self.sole.withdraw();
             }

@@ -26,6 +26,8 @@ use crate::{
 struct Waiting {
     dests: Vec<Dest>,
     deadline: Instant,
+    /// Where the leader has applied it, once that is known.
+    applied_there: Option<u64>,
 }
 
 /// Reads confirmed at an index that is not applied yet.
@@ -113,12 +115,40 @@ impl Hub {
 
     /// Remembers who waits for the batch `sequence` of this incarnation.
     pub(crate) fn expect_batch(&self, sequence: u64, dests: Vec<Dest>, deadline: Instant) {
-        self.batches.lock().insert(sequence, Waiting { dests, deadline });
+        self.batches.lock().insert(sequence, Waiting { dests, deadline, applied_there: None });
     }
 
     /// The callers of a batch that will not be applied; `None` if they were answered meanwhile.
     pub(crate) fn withdraw_batch(&self, sequence: u64) -> Option<Vec<Dest>> {
         Some(self.batches.lock().remove(&sequence)?.dests)
+    }
+
+    /// The leader has applied the batch `sequence` at `index`. Its answers come when this member
+    /// applies it too.
+    pub(crate) fn applied_there(&self, sequence: u64, index: u64) {
+        if let Some(waiting) = self.batches.lock().get_mut(&sequence) {
+            waiting.applied_there = Some(index);
+        }
+        self.fail_passed_over();
+    }
+
+    /// Fails batches whose entries came inside a snapshot: they are done, but their answers are known to
+    /// nobody. To be called when a snapshot is installed; entries are answered as they are applied.
+    pub(crate) fn fail_passed_over(&self) {
+        let applied_next = self.applied_next.load(Ordering::Acquire);
+        let is_passed = |index: u64| index < applied_next;
+        let mut delivery = Delivery::default();
+        for waiting in self.take_batches(|waiting| waiting.applied_there.is_some_and(is_passed)) {
+            self.fail(waiting.dests, &ProposeError::Timeout, &mut delivery);
+        }
+        delivery.wake();
+    }
+
+    fn take_batches(&self, which: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+        let mut batches = self.batches.lock();
+        let taken: Vec<u64> =
+            batches.iter().filter(|(_, waiting)| which(waiting)).map(|(&s, _)| s).collect();
+        taken.iter().filter_map(|sequence| batches.remove(sequence)).collect()
     }
 
     /// Batches of this member that are not answered.
@@ -183,13 +213,7 @@ impl Hub {
     /// Fails what has waited past its deadline.
     pub(crate) fn expire(&self, now: Instant) {
         let mut delivery = Delivery::default();
-        let late: Vec<_> = {
-            let mut batches = self.batches.lock();
-            let late: Vec<u64> =
-                batches.iter().filter(|(_, w)| w.deadline <= now).map(|(&s, _)| s).collect();
-            late.iter().filter_map(|sequence| batches.remove(sequence)).collect()
-        };
-        for waiting in late {
+        for waiting in self.take_batches(|waiting| waiting.deadline <= now) {
             self.fail(waiting.dests, &ProposeError::Timeout, &mut delivery);
         }
         let late: Vec<_> =
@@ -238,4 +262,39 @@ pub(crate) fn fail_reads(dests: Vec<Dest>, error: &ReadError, delivery: &mut Del
         }
     }
     delivery.all(local.into_iter().map(|dest| (dest, Outcome::Read(Err(error.clone())))));
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_that_came_by_a_snapshot_fails_and_one_that_comes_by_the_log_waits() {
+        let hub = Hub::new(1, Arc::new(Queues::new(1 << 20)));
+        let deadline = Instant::now() + std::time::Duration::from_secs(60);
+        let expect = |sequence| {
+            let (sender, caller) = oneshot::channel();
+            hub.expect_batch(sequence, vec![Dest::Remote(sender)], deadline);
+            caller
+        };
+        let (mut before, mut within, mut after) = (expect(1), expect(2), expect(3));
+        hub.applied(9, &mut Delivery::default());
+        // Where it is applied is not known, or not reached.
+        hub.applied_there(2, 10);
+        hub.applied_there(3, 21);
+        hub.fail_passed_over();
+        assert_eq!(hub.batches_waiting(), 3);
+        // A snapshot up to 20.
+        hub.applied(20, &mut Delivery::default());
+        hub.fail_passed_over();
+        assert_eq!(hub.batches_waiting(), 2);
+        assert!(within.try_recv() != Err(oneshot::error::TryRecvError::Empty));
+        // The leader's word comes after the snapshot.
+        hub.applied_there(1, 12);
+        assert_eq!(hub.batches_waiting(), 1);
+        assert!(before.try_recv() != Err(oneshot::error::TryRecvError::Empty));
+        assert!(after.try_recv() == Err(oneshot::error::TryRecvError::Empty));
+    }
 }

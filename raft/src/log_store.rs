@@ -7,11 +7,11 @@
 //!   openraft asks for;
 //! - any storage error is reported as fatal and nothing is acknowledged after it.
 //!
-//! Everything runs on the consensus thread. With followers to feed the sync is deferred: append
-//! writes to the file and returns, replication tasks put the entries on the wire, then
-//! [`LogStore::run_deferred_sync`] does one sync for all that was written and calls every
-//! waiting callback (group commit without another thread). A member that replicates to nobody
-//! syncs inside `append`, which saves two task switches.
+//! Everything runs on the consensus thread. In a cluster the sync is deferred: append writes to the
+//! file and returns; a leader's replication tasks put the entries on the wire, a follower applies and
+//! answers what the same message committed; then [`LogStore::run_deferred_sync`] does one sync for
+//! all that was written and calls every waiting callback (group commit without another thread). A
+//! member alone syncs inside `append`, which saves two task switches.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -86,7 +86,7 @@ pub(crate) struct LogStore {
 #[derive(Debug)]
 struct Shared {
     inner: Mutex<Inner>,
-    /// Sync after replication frames went out, instead of inside `append`.
+    /// Sync after what else is ready has run, instead of inside `append`.
     deferred: AtomicBool,
     wake: Notify,
     durable: Durable,
@@ -217,7 +217,7 @@ impl LogStore {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Chooses when entries are synced: inside `append`, or after replication frames went out.
+    /// Chooses when entries are synced: inside `append`, or after what else is ready.
     /// The latter needs [`LogStore::run_deferred_sync`] running.
     pub(crate) fn set_deferred(&self, deferred: bool) {
         self.shared.deferred.store(deferred, Ordering::Relaxed);

@@ -5,6 +5,9 @@
 //! - answers come from this member's own state machine (`hub.rs`), so a caller that reads here
 //!   after its answer sees its write;
 //! - forwarded batches are never forwarded again: a receiver that does not lead refuses.
+//!
+//! A leader works in rounds: while one is on its way, its own proposals and the batches of others
+//! gather for the next, which costs one sync and one message to each follower for all of them.
 
 use std::{
     collections::VecDeque,
@@ -29,7 +32,7 @@ use crate::{
     network::Network,
     node::Raft,
     port::Delivery,
-    queue::Chunk,
+    queue::{Chunk, Forwarded},
     route::{Route, Routes},
     types::{Batch, BatchId, Peer},
     wire::{self, ForwardReply, Lane, kind},
@@ -38,10 +41,15 @@ use crate::{
 /// How often deadlines are looked at and refused batches tried again.
 const TICK: Duration = Duration::from_millis(20);
 
+/// Batches on their way to the leader at a time: one in its round, one that waits for the next.
+const FORWARDS_MAX: usize = 2;
+
 /// What became of one attempt.
 enum Finished {
     /// Applied here, or on its way to be.
     Done,
+    /// The leader has applied the batch of this sequence at this index.
+    AppliedThere(u64, u64),
     /// Certainly not appended: may be tried again.
     NotAppended(Attempt),
     /// Appended, then the leader was lost.
@@ -83,15 +91,21 @@ impl Proposer {
         loop {
             let routed = *self.routes.borrow() != Route::None;
             let held = self.hold.load(Ordering::SeqCst);
-            let free = routed && !held && retry.is_empty() && in_flight.len() < self.in_flight_max;
+            let most = if self.leads() { self.in_flight_max } else { FORWARDS_MAX };
+            let free = routed && !held && retry.is_empty() && in_flight.len() < most;
             let queues = &self.hub.queues;
             tokio::select! {
                 biased;
                 Some(finished) = in_flight.next() => self.finish(finished, &mut retry),
-                chunk = poll_fn(|context| queues.poll_proposals(context)), if free => {
-                    sequence += 1;
-                    let attempt = self.begin(chunk, sequence);
-                    in_flight.extend(self.start(attempt, &mut retry).await);
+                round = poll_fn(|context| queues.poll_round(context)), if free => {
+                    for forwarded in round.forwarded {
+                        in_flight.extend(self.append(forwarded).await);
+                    }
+                    if let Some(chunk) = round.chunk {
+                        sequence += 1;
+                        let attempt = self.begin(chunk, sequence);
+                        in_flight.extend(self.start(attempt, &mut retry).await);
+                    }
                 }
                 changed = self.routes.changed() => {
                     if changed.is_err() {
@@ -101,6 +115,9 @@ impl Proposer {
                 _ = tick.tick() => {
                     self.hub.expire(Instant::now());
                     self.expire_queued();
+                    if held || !self.leads() {
+                        self.hub.queues.take_forwarded().into_iter().for_each(refuse);
+                    }
                     for attempt in std::mem::take(&mut retry) {
                         if attempt.deadline <= Instant::now() + TICK {
                             self.fail(attempt.sequence, &ProposeError::NoLeader);
@@ -163,9 +180,39 @@ impl Proposer {
         }
     }
 
+    fn leads(&self) -> bool {
+        *self.routes.borrow() == Route::Here
+    }
+
+    /// Appends another member's batch; the future that ends with its answer.
+    async fn append(&self, forwarded: Forwarded) -> Option<BoxFuture<'static, Finished>> {
+        if !self.leads() {
+            refuse(forwarded);
+            return None;
+        }
+        let (responder, answer) = ProgressResponder::complete_only();
+        if let Err(error) = self.raft.client_write_ff(forwarded.batch, Some(responder)).await {
+            // The sender hears that this member stops.
+            self.stopped(&error.to_string());
+            return None;
+        }
+        Some(Box::pin(async move {
+            let reply = match answer.await {
+                Ok(Ok(response)) => ForwardReply::Applied(response.log_id.index),
+                Ok(Err(ClientWriteError::ForwardToLeader(_))) => ForwardReply::NotLeader,
+                Ok(Err(_)) => ForwardReply::LeaderLost,
+                Err(_) => ForwardReply::Stopped,
+            };
+            // A sender that is gone has given up waiting.
+            let _ = forwarded.reply.send(reply);
+            Finished::Done
+        }))
+    }
+
     fn finish(&self, finished: Finished, retry: &mut VecDeque<Attempt>) {
         match finished {
             Finished::Done => {}
+            Finished::AppliedThere(sequence, index) => self.hub.applied_there(sequence, index),
             Finished::NotAppended(attempt) => retry.push_back(attempt),
             Finished::LeaderLost(sequence) => self.fail(sequence, &ProposeError::LeaderLost),
             Finished::Refused(sequence) => {
@@ -202,6 +249,11 @@ impl Proposer {
     }
 }
 
+/// Tells another member that its batch was not appended.
+fn refuse(forwarded: Forwarded) {
+    let _ = forwarded.reply.send(ForwardReply::NotLeader);
+}
+
 /// Sends a batch to the leader.
 async fn forward(network: &Network, leader: u64, peer: &Peer, attempt: Attempt) -> Finished {
     let bytes = attempt.batch.bytes().clone();
@@ -215,7 +267,7 @@ async fn forward(network: &Network, leader: u64, peer: &Peer, attempt: Attempt) 
         // It may still be applied: its callers wait for that until their deadline.
         Err(LinkError::NoAnswer(_)) => Finished::Done,
         Ok(body) => match codec::decode(&body) {
-            Ok(ForwardReply::Applied) => Finished::Done,
+            Ok(ForwardReply::Applied(index)) => Finished::AppliedThere(sequence, index),
             Ok(ForwardReply::NotLeader) => Finished::NotAppended(attempt),
             Ok(ForwardReply::LeaderLost) => Finished::LeaderLost(sequence),
             Ok(ForwardReply::Invalid) => Finished::Refused(sequence),

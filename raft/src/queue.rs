@@ -15,14 +15,15 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use tripod_storage::{codec, command::Command};
 
 use crate::{
     error::{ProposeError, ReadError},
     measures::{Histogram, Peers},
     port::{Dest, PortShared},
-    types::BatchWriter,
+    types::{Batch, BatchWriter},
+    wire::ForwardReply,
 };
 
 /// A batch is closed at this size and goes over it by one request at most.
@@ -47,6 +48,20 @@ pub(crate) struct Chunk {
     pub(crate) dests: Vec<Dest>,
     /// When its oldest proposal came.
     pub(crate) since: Instant,
+}
+
+/// A batch of another member, which this one is to append as the leader.
+#[derive(Debug)]
+pub(crate) struct Forwarded {
+    pub(crate) batch: Batch,
+    pub(crate) reply: oneshot::Sender<ForwardReply>,
+}
+
+/// Batches that go into the log together: one sync and one message to each follower for all.
+#[derive(Debug)]
+pub(crate) struct Round {
+    pub(crate) chunk: Option<Chunk>,
+    pub(crate) forwarded: Vec<Forwarded>,
 }
 
 /// Both queues of a member, and what front-end threads may know without asking it.
@@ -112,6 +127,8 @@ impl Default for Counters {
 #[derive(Debug, Default)]
 struct Proposals {
     chunks: VecDeque<Chunk>,
+    /// Bounded by the requests that the server side handles at a time.
+    forwarded: Vec<Forwarded>,
     commands: usize,
     bytes: usize,
     closed: bool,
@@ -206,14 +223,37 @@ impl Queues {
         Ok(())
     }
 
-    /// The oldest chunk of proposals, or the promise to wake when there is one.
-    pub(crate) fn poll_proposals(&self, context: &mut Context<'_>) -> Poll<Chunk> {
+    /// Adds a batch of another member; `None` once closed.
+    pub(crate) fn forward(&self, batch: Batch) -> Option<oneshot::Receiver<ForwardReply>> {
+        let (reply, receiver) = oneshot::channel();
         let mut proposals = self.proposals.lock();
-        if let Some(chunk) = proposals.pop() {
-            return Poll::Ready(chunk);
+        if proposals.closed {
+            return None;
+        }
+        proposals.forwarded.push(Forwarded { batch, reply });
+        let waker = proposals.waker.take();
+        drop(proposals);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Some(receiver)
+    }
+
+    /// The oldest chunk of proposals and all batches of others, or the promise to wake when
+    /// there is something.
+    pub(crate) fn poll_round(&self, context: &mut Context<'_>) -> Poll<Round> {
+        let mut proposals = self.proposals.lock();
+        let (chunk, forwarded) = (proposals.pop(), std::mem::take(&mut proposals.forwarded));
+        if chunk.is_some() || !forwarded.is_empty() {
+            return Poll::Ready(Round { chunk, forwarded });
         }
         proposals.waker = Some(context.waker().clone());
         Poll::Pending
+    }
+
+    /// Batches of others that no round has taken.
+    pub(crate) fn take_forwarded(&self) -> Vec<Forwarded> {
+        std::mem::take(&mut self.proposals.lock().forwarded)
     }
 
     /// Takes a chunk that has waited since before `oldest`.
@@ -273,6 +313,8 @@ impl Queues {
         let chunks = {
             let mut proposals = self.proposals.lock();
             proposals.closed = true;
+            // Their members hear that this one stops.
+            proposals.forwarded.clear();
             proposals.chunks.drain(..).collect()
         };
         let mut reads = self.reads.lock();
@@ -310,5 +352,47 @@ impl Proposals {
             self.bytes = self.bytes.saturating_sub(chunk.writer.len());
         }
         Some(chunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tripod_storage::command::Command;
+
+    use super::*;
+
+    fn round(queues: &Queues) -> Option<Round> {
+        match queues.poll_round(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(round) => Some(round),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_round_takes_one_chunk_and_whatever_other_members_sent() {
+        let queues = Queues::new(1 << 20);
+        assert!(round(&queues).is_none());
+        let first = queues.forward(Batch::of(Vec::new())).unwrap();
+        let second = queues.forward(Batch::of(Vec::new())).unwrap();
+        let (sender, _own) = oneshot::channel();
+        queues.propose(Command::Noop, Dest::Remote(sender)).unwrap();
+        let taken = round(&queues).unwrap();
+        assert_eq!(taken.chunk.map(|chunk| chunk.commands.len()), Some(1));
+        assert_eq!(taken.forwarded.len(), 2);
+        assert!(round(&queues).is_none());
+        for forwarded in taken.forwarded {
+            forwarded.reply.send(ForwardReply::Applied(5)).unwrap();
+        }
+        assert_eq!(first.blocking_recv(), Ok(ForwardReply::Applied(5)));
+        assert_eq!(second.blocking_recv(), Ok(ForwardReply::Applied(5)));
+    }
+
+    #[test]
+    fn a_batch_that_no_round_took_hears_of_the_end() {
+        let queues = Queues::new(1 << 20);
+        let waiting = queues.forward(Batch::of(Vec::new())).unwrap();
+        queues.close();
+        assert!(waiting.blocking_recv().is_err());
+        assert!(queues.forward(Batch::of(Vec::new())).is_none());
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use openraft::{async_runtime::WatchReceiver, errors::ClientWriteError, impls::ProgressResponder};
+use openraft::async_runtime::WatchReceiver;
 use parking_lot::{Mutex, RwLock};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -451,16 +451,9 @@ impl PeerServer {
         let Ok(commands) = Batch::from_bytes(body.clone()).take_commands() else {
             return ForwardReply::Invalid;
         };
-        let batch = Batch::decoded(body, commands);
-        let (responder, answer) = ProgressResponder::complete_only();
-        if self.raft.client_write_ff(batch, Some(responder)).await.is_err() {
-            return ForwardReply::Stopped;
-        }
-        match answer.await {
-            Ok(Ok(_)) => ForwardReply::Applied,
-            Ok(Err(ClientWriteError::ForwardToLeader(_))) => ForwardReply::NotLeader,
-            Ok(Err(_)) => ForwardReply::LeaderLost,
-            Err(_) => ForwardReply::Stopped,
+        match self.hub.queues.forward(Batch::decoded(body, commands)) {
+            Some(reply) => reply.await.unwrap_or(ForwardReply::Stopped),
+            None => ForwardReply::Stopped,
         }
     }
 

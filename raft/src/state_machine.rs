@@ -321,6 +321,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
             self.hub.applied(log_id.index, &mut delivery);
         }
         delivery.wake();
+        self.hub.fail_passed_over();
         Ok(())
     }
 

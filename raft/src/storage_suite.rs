@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use openraft::{
     StorageError,
+    storage::{IOFlushed, RaftLogStorage as _},
     testing::log::{StoreBuilder, Suite},
+    type_config::TypeConfigExt as _,
 };
 use parking_lot::RwLock;
 use tempfile::TempDir;
@@ -22,7 +24,7 @@ use crate::{
     queue::Queues,
     snapshot::SnapshotDir,
     state_machine::StateStore,
-    types::TypeConfig,
+    types::{Entry, Payload, TypeConfig, log_id},
 };
 
 struct Builder {
@@ -85,4 +87,18 @@ async fn openraft_storage_suite_holds_with_entries_in_the_cache() {
 #[tokio::test]
 async fn openraft_storage_suite_holds_with_entries_read_from_disk() {
     Suite::test_all(Builder { cache_bytes: 1 }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_deferred_append_is_acknowledged_by_the_sync_and_not_before() {
+    let (_guard, mut log, _) = Builder { cache_bytes: 1 << 20 }.build().await.unwrap();
+    log.set_deferred(true);
+    let (sender, mut flushed) = TypeConfig::oneshot();
+    let entry = Entry { log_id: log_id(1, 0), payload: Payload::Blank };
+    log.append([entry], IOFlushed::signal(sender)).await.unwrap();
+    assert!(flushed.try_recv().is_err(), "acknowledged before it is on disk");
+    assert_eq!(log.syncs(), 0);
+    log.sync_now().unwrap();
+    assert!(matches!(flushed.try_recv(), Ok(Ok(()))));
+    assert_eq!(log.syncs(), 1);
 }

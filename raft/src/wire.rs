@@ -406,8 +406,8 @@ pub(crate) fn decode_transfer(body: &[u8]) -> Result<TransferLeaderRequest<TypeC
 /// What became of a forwarded batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ForwardReply {
-    /// Applied on the leader.
-    Applied,
+    /// Applied on the leader, at this index.
+    Applied(u64),
     /// The receiver does not lead; nothing was appended.
     NotLeader,
     /// Appended, then leadership was lost; it may still be applied.
@@ -545,6 +545,7 @@ mod tests {
         }
     }
 
+    /// CVE-2020-15106, for what peers send.
     #[tokio::test]
     async fn a_forged_length_neither_allocates_nor_passes() {
         let mut forged = BytesMut::new();

@@ -5,24 +5,27 @@
 
 use std::{
     cell::Cell,
-    task::{Context, Poll, Waker},
-    time::Duration,
+    task::{Context, Poll, Waker, ready},
+    time::{Duration, Instant},
 };
 use std::{
     cell::RefCell, convert::Infallible, future::Future, io, net::SocketAddr, pin::Pin, rc::Rc,
 };
 
+use futures::future::LocalBoxFuture;
 use http_body_util::BodyExt;
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     time::Sleep,
 };
 
 use super::{
     h2::{self, Limits, PREFACE},
-    service::{CallContext, HttpHandler, Services},
+    pace::Pace,
+    service::{CallContext, HttpBody, HttpHandler, Services, Websocket},
+    websocket::{self, Opening},
 };
 
 /// Limits of an HTTP/1.1 connection, and of the choice between the two protocols.
@@ -34,6 +37,9 @@ pub struct Http1Limits {
     pub header_bytes_max: usize,
     /// Header fields of a request.
     pub headers_max: usize,
+    /// Silence after which the client of a websocket is asked whether it is there; after as much
+    /// again it is given up.
+    pub websocket_idle: Duration,
 }
 
 impl Default for Http1Limits {
@@ -42,6 +48,7 @@ impl Default for Http1Limits {
             header_timeout: Duration::from_secs(30),
             header_bytes_max: 64 << 10,
             headers_max: 100,
+            websocket_idle: Duration::from_secs(30),
         }
     }
 }
@@ -149,6 +156,15 @@ impl DrainTicket {
             *slot = Some(waker.clone());
         }
     }
+
+    /// Waits for the drain to begin.
+    pub(crate) async fn begun(&mut self) {
+        std::future::poll_fn(|context| {
+            self.register(context.waker());
+            if self.is_draining() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
 }
 
 impl Drop for DrainTicket {
@@ -186,8 +202,9 @@ where
             h2::serve(io, received, info, environment).await;
         }
         Some(Sniffed { received, is_http2: false }) => {
-            let stall_timeout = environment.limits.write_stall_timeout;
-            let io = Rewound { received, taken: 0, io, stalled: None, stall_timeout };
+            let limits = Rc::clone(&environment.limits);
+            let pace = Pace::default();
+            let io = Rewound { received, taken: 0, io, limits, pace, stalled: None };
             serve_http1(io, info, environment).await;
         }
         None => {}
@@ -222,70 +239,161 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let http = Rc::clone(&environment.http);
+    let opened = Opened::default();
+    let opens = Rc::clone(&opened);
     let service = service_fn(move |request: Request<Incoming>| {
-        let context = CallContext {
+        let mut context = CallContext {
             remote: info.remote,
             certificate_cn: info.certificate_cn.clone(),
             is_tls: info.is_tls,
             ..CallContext::default()
         };
+        let opening = websocket::is_asked(request.headers()).then(|| {
+            context.websocket = Websocket::Possible;
+            (Box::new(Opening::of(&request, &context)), Rc::clone(&opens))
+        });
         let request = request.map(|body| body.map_err(io::Error::other).boxed_unsync());
-        let answer = http.handle(request, context);
-        async move { Ok::<_, Infallible>(answer.await) }
+        Answering { answer: http.handle(request, context), opening }
     });
     let limits = &environment.http1;
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.header_bytes_max)
         .max_headers(limits.headers_max)
         .serve_connection(TokioIo::new(io), service);
-    let mut connection = std::pin::pin!(connection);
     let mut ticket = environment.drain.ticket();
     let mut deadline = None;
-    std::future::poll_fn(|context| {
+    let done = std::future::poll_fn(|context| {
         ticket.register(context.waker());
         if ticket.is_draining() {
             let deadline = deadline.get_or_insert_with(|| {
-                connection.as_mut().graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
                 Box::pin(tokio::time::sleep(environment.limits.drain_timeout))
             });
             if deadline.as_mut().poll(context).is_ready() {
-                return Poll::Ready(());
+                return Poll::Ready(None);
             }
         }
         // A failed connection is the client's business.
-        connection.as_mut().poll(context).map(drop)
+        connection.poll_without_shutdown(context).map(|done| Some(done.is_ok()))
     })
     .await;
+    let Some(is_well) = done else { return };
+    drop(ticket);
+    let http1::Parts { io, read_buf, .. } = connection.into_parts();
+    let mut io = io.into_inner();
+    match opened.take().filter(|_| is_well) {
+        Some(opening) => {
+            // Most connections never become one and should not carry its state.
+            Box::pin(websocket::serve(io, read_buf, *opening, &environment)).await;
+        }
+        None => {
+            let _ = tokio::time::timeout(environment.limits.drain_timeout, io.shutdown()).await;
+        }
+    }
+}
+
+/// Where a connection finds out that it has become a websocket.
+type Opened = Rc<Cell<Option<Box<Opening>>>>;
+
+/// The answer to a request, which may make the connection a websocket.
+struct Answering {
+    answer: LocalBoxFuture<'static, Response<HttpBody>>,
+    opening: Option<(Box<Opening>, Opened)>,
+}
+
+impl Future for Answering {
+    type Output = Result<Response<HttpBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = ready!(self.answer.as_mut().poll(context));
+        if let Some((opening, opened)) = self.opening.take() {
+            opened.set(opening.accepted(&answer).map(Box::new));
+        }
+        Poll::Ready(Ok(answer))
+    }
 }
 
 /// A connection whose first bytes were read already, and that fails when its client takes none
-/// of our bytes for too long.
+/// of our bytes for too long, or too few.
 struct Rewound<IO> {
     received: Vec<u8>,
     taken: usize,
     io: IO,
+    limits: Rc<Limits>,
+    pace: Pace,
     /// Set while the client takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
-    stall_timeout: Duration,
+    stalled: Option<Stalled>,
+}
+
+/// Since when the client takes nothing, and what wakes us to look at it.
+struct Stalled {
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
 }
 
 impl<IO> Rewound<IO> {
     /// Passes on what a write came to, or a failure once writes have waited too long.
-    fn wrote<T>(
+    fn wrote(
         &mut self,
         context: &mut Context<'_>,
-        polled: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.stalled = None;
-            return polled;
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match polled {
+            Poll::Ready(Ok(bytes)) => {
+                self.stalled = None;
+                self.pace.note(now(), bytes, false);
+                polled
+            }
+            Poll::Ready(Err(_)) => polled,
+            Poll::Pending => self.wait(context).map(Err),
         }
-        let timeout = self.stall_timeout;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
+
+    /// Passes on what a flush came to; after one, nothing waits for the client.
+    fn flushed(
+        &mut self,
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        if polled.is_pending() {
+            return self.wait(context).map(Err);
+        }
+        self.stalled = None;
+        self.pace = Pace::default();
+        polled
+    }
+
+    /// Waits until the client has had its time; [`AsyncWrite`] is polled again when it takes bytes.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        let mut now = now();
+        let rate = self.limits.pace();
+        let stall_timeout = self.limits.write_stall_timeout;
+        self.pace.note(now, 0, true);
+        loop {
+            let since = self.stalled.as_ref().map_or(now, |stalled| stalled.since);
+            let stalled = now.saturating_duration_since(since) >= stall_timeout;
+            if stalled || self.pace.is_too_slow(now, rate) {
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+            let due = since + stall_timeout;
+            let due = self.pace.due(rate).map_or(due, |at| due.min(at)).into();
+            let stalled = self.stalled.get_or_insert_with(|| Stalled {
+                since,
+                timer: Box::pin(tokio::time::sleep_until(due)),
+            });
+            if stalled.timer.deadline() != due {
+                stalled.timer.as_mut().reset(due);
+            }
+            std::task::ready!(stalled.timer.as_mut().poll(context));
+            now = self::now();
+        }
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Rewound<IO> {
@@ -332,11 +440,14 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Rewound<IO> {
         self.io.is_write_vectored()
     }
 
+    // TLS takes bytes into a buffer of its own: what waits there for the client is seen here.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
+        let polled = Pin::new(&mut self.io).poll_flush(context);
+        self.flushed(context, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+        let polled = Pin::new(&mut self.io).poll_shutdown(context);
+        self.flushed(context, polled)
     }
 }

@@ -60,7 +60,7 @@ impl From<Rejected> for Status {
             | Rejected::RoleNotGranted
             | Rejected::PermissionNotGranted
             | Rejected::AuthNotEnabled => Code::FailedPrecondition,
-            Rejected::NoSpace => Code::ResourceExhausted,
+            Rejected::NoSpace | Rejected::AnswerTooLarge => Code::ResourceExhausted,
             Rejected::Corrupt => Code::DataLoss,
             _ => Code::Unknown,
         };

@@ -15,6 +15,8 @@ mod lock;
 mod maintenance;
 mod reflection;
 mod watch;
+#[cfg(test)]
+mod watch_tests;
 
 use std::{cell::RefCell, rc::Rc, time::Instant};
 
@@ -161,6 +163,9 @@ impl Services for Rpc {
         let method = rpc.calls.find(path);
         macro_rules! call {
             ($handler:path) => {
+                call!($handler, decode)
+            };
+            ($handler:path, $decode:path) => {
                 Box::pin(async move {
                     let (began, size) = (Instant::now(), request.len());
                     let running = rpc.calls.begin(method, context.timeout, began);
@@ -169,7 +174,7 @@ impl Services for Rpc {
                         rpc.require_leader(&context)?;
                         let acting = rpc.acting_for(&context).await;
                         let client = acting.as_deref().unwrap_or(&rpc.client);
-                        let answer = $handler(client, decode(request)?, size).await?;
+                        let answer = $handler(client, $decode(request)?, size).await?;
                         Ok(answer.into_wire())
                     };
                     let result = result.await;
@@ -183,7 +188,7 @@ impl Services for Rpc {
             "/etcdserverpb.KV/Range" => call!(kv::range),
             "/etcdserverpb.KV/Put" => call!(kv::put),
             "/etcdserverpb.KV/DeleteRange" => call!(kv::delete_range),
-            "/etcdserverpb.KV/Txn" => call!(kv::txn),
+            "/etcdserverpb.KV/Txn" => call!(kv::txn, kv::decode_txn),
             "/etcdserverpb.KV/Compact" => call!(kv::compact),
             "/etcdserverpb.Lease/LeaseGrant" => call!(lease::grant),
             "/etcdserverpb.Lease/LeaseRevoke" => call!(lease::revoke),
@@ -351,9 +356,11 @@ fn unknown_method() -> Status {
 }
 
 fn decode<M: Message + Default>(request: Bytes) -> Result<M, Status> {
-    M::decode(request).map_err(|error| {
-        Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}"))
-    })
+    M::decode(request).map_err(|error| undecodable(&error))
+}
+
+fn undecodable(error: &impl std::fmt::Display) -> Status {
+    Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}"))
 }
 
 /// What a handler answers, as bytes.

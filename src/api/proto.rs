@@ -52,3 +52,56 @@ debug_without_password!(
     etcdserverpb::AuthUserAddRequest,
     etcdserverpb::AuthUserChangePasswordRequest
 );
+
+impl std::fmt::Debug for etcdserverpb::AuthenticateResponse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuthenticateResponse").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::etcdserverpb as pb;
+
+    /// CVE-2021-28235, GHSA-528j: requests with passwords went into a debug log.
+    #[test]
+    fn messages_with_passwords_and_tokens_show_neither() {
+        let (name, secret) = ("alice".to_owned(), "S3cret".to_owned());
+        let shown = [
+            format!(
+                "{:?}",
+                pb::AuthenticateRequest { name: name.clone(), password: secret.clone() }
+            ),
+            format!(
+                "{:?}",
+                pb::AuthUserAddRequest {
+                    name: name.clone(),
+                    password: secret.clone(),
+                    hashed_password: secret.clone(),
+                    ..Default::default()
+                }
+            ),
+            format!(
+                "{:?}",
+                pb::AuthUserChangePasswordRequest {
+                    name: name.clone(),
+                    password: secret.clone(),
+                    hashed_password: secret.clone(),
+                }
+            ),
+            format!(
+                "{:?}",
+                super::authpb::User {
+                    name: name.as_bytes().to_vec().into(),
+                    password: secret.as_bytes().to_vec().into(),
+                    ..Default::default()
+                }
+            ),
+        ];
+        for text in shown {
+            assert!(text.contains("alice") && !text.contains("S3cret"), "{text}");
+        }
+        let answer = pb::AuthenticateResponse { header: None, token: secret };
+        assert!(!format!("{answer:?}").contains("S3cret"), "{answer:?}");
+    }
+}

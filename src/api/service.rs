@@ -7,7 +7,7 @@
 //! Everything here is thread-local (`!Send` futures): a connection lives and dies on one
 //! front-end thread.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
@@ -15,6 +15,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::{Request, Response};
 use tokio::sync::mpsc;
 
+pub use super::outlet::Tap;
 pub use crate::metrics::calls::Traffic;
 
 /// gRPC status codes in use. Numbers are the wire's.
@@ -58,7 +59,7 @@ impl Status {
 }
 
 /// What a transport knows about the caller. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct CallContext {
     /// Value of the `token` or `authorization` metadata.
     pub token: Option<String>,
@@ -74,6 +75,33 @@ pub struct CallContext {
     pub from_gateway: bool,
     /// The connection is encrypted.
     pub is_tls: bool,
+    /// What the request has to do with websockets.
+    pub websocket: Websocket,
+    /// A shorter way for messages of a streaming call, where the transport has one.
+    pub tap: Option<Arc<Tap>>,
+}
+
+/// What a request has to do with websockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Websocket {
+    /// Nothing.
+    #[default]
+    No,
+    /// Its connection can become one.
+    Possible,
+    /// It is one: messages are its body, which goes on for as long as the client is there.
+    Open,
+}
+
+impl std::fmt::Debug for CallContext {
+    /// Without the token: whoever has it is its user.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallContext")
+            .field("remote", &self.remote)
+            .field("certificate_cn", &self.certificate_cn)
+            .field("from_gateway", &self.from_gateway)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Messages a client has not yet had read from one streaming call; then flow control stops it.
@@ -110,8 +138,10 @@ pub trait Services: 'static {
     }
 
     /// Runs a streaming call until it ends. `requests` closes when the client half-closes;
-    /// `responses` is bounded and closes when the client is gone. The returned status ends
-    /// the stream (`Ok(())` is gRPC OK).
+    /// `responses` is bounded and closes when the client is gone; nothing but the returned future
+    /// sends there, and transports look into it after each poll. The context's tap may be used
+    /// while the future has nothing to send. The returned status ends the stream (`Ok(())` is
+    /// gRPC OK).
     fn streaming(
         &self,
         path: &str,
@@ -168,4 +198,19 @@ pub trait HttpHandler: 'static {
         request: Request<HttpBody>,
         context: CallContext,
     ) -> LocalBoxFuture<'static, Response<HttpBody>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CallContext;
+
+    /// CVE-2021-28235, GHSA-528j: a token in a log is a login for whoever reads it.
+    #[test]
+    fn a_calls_context_does_not_show_its_token() {
+        let token = Some("S3cret.7".to_owned());
+        let context =
+            CallContext { token, certificate_cn: Some("alice".into()), ..CallContext::default() };
+        let shown = format!("{context:?}");
+        assert!(shown.contains("alice") && !shown.contains("S3cret"), "{shown}");
+    }
 }

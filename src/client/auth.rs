@@ -18,6 +18,9 @@ use crate::auth::{Busy, Credentials, TokenError};
 
 /// Password checks of one login, each undone by a change of users meanwhile.
 const LOGIN_ATTEMPTS_MAX: usize = 10;
+/// Bytes below which a new password is warned of. It is taken all the same, as by etcd: clients of
+/// etcd rely on it, and a hash says nothing of its length.
+const PASSWORD_BYTES_ADVISED: usize = 8;
 
 /// State of authentication (etcd `AuthStatusResponse`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +191,7 @@ impl Client {
     /// [`Rejected::UserExists`], [`Rejected::UserEmpty`], the availability errors.
     pub async fn user_add(&self, name: &str, password: Option<&str>) -> Answered<()> {
         let password = match password {
-            Some(password) => Some(self.hash_password(password).await?),
+            Some(password) => Some(self.hash_password(name, password).await?),
             None => None,
         };
         self.change_auth(AuthChange::UserAdd { name: name.to_owned(), password }).await
@@ -199,7 +202,7 @@ impl Client {
     /// # Errors
     /// [`Rejected::UserNotFound`], the availability errors.
     pub async fn user_change_password(&self, name: &str, password: &str) -> Answered<()> {
-        let hash = self.hash_password(password).await?;
+        let hash = self.hash_password(name, password).await?;
         self.user_set_password_hash(name, Some(hash)).await
     }
 
@@ -218,8 +221,15 @@ impl Client {
     }
 
     /// Only for whom may change users: others must not make the processor work.
-    async fn hash_password(&self, password: &str) -> Result<PasswordHash, Error> {
+    async fn hash_password(&self, name: &str, password: &str) -> Result<PasswordHash, Error> {
         self.permit_caught_up(&Ask::Admin).await?;
+        if password.len() < PASSWORD_BYTES_ADVISED {
+            tracing::warn!(
+                name,
+                "this user's new password is easy to guess: choose one of {PASSWORD_BYTES_ADVISED} \
+                 bytes or more"
+            );
+        }
         Ok(self.auth.hasher().hash(password.to_owned()).await?)
     }
 

@@ -4,7 +4,9 @@
 //! A hundred clients that each ask for a million keys would need a hundred times the data
 //! (etcd issues 12342 and 12678). Here a long answer first takes a share of
 //! [`LONG_ANSWERS_BYTES_MAX`]; without one it waits, holding nothing, in the order of arrival. Short
-//! answers never wait.
+//! answers never wait. The reads of a transaction count together, with the previous values that its puts
+//! and deletes ask for, and so do the previous values of a delete; the state machine refuses those
+//! above its own limit for one of them.
 
 use std::sync::Arc;
 

@@ -11,6 +11,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufWriter, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::{
         Arc,
@@ -39,6 +40,8 @@ pub const CLUSTER_VERSION: &str = "3.5.0";
 /// Bytes of the file read at once.
 const READ_BYTES: usize = 1 << 20;
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
+/// Mode of files that hold a whole state.
+const PRIVATE_MODE: u32 = 0o600;
 
 /// Which snapshots are under way. Shared by all clients of a member.
 #[derive(Clone, Debug)]
@@ -185,12 +188,22 @@ fn next_page(
     })
 }
 
-/// A file in `dir` without a name.
+/// A file in `dir` without a name, which was never anybody else's to open.
 fn nameless(dir: &Path, name: u64) -> io::Result<File> {
     let path = dir.join(format!("backup-{name}.part"));
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+    let file = private_file(&path)?;
     fs::remove_file(&path)?;
     Ok(file)
+}
+
+/// A new, empty file that its owner alone may open, from its first moment on: it is to hold every
+/// key and password hash. Whatever had that name is gone.
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().read(true).write(true).create_new(true).mode(PRIVATE_MODE).open(path)
 }
 
 fn about(node: &Node) -> About {
@@ -204,5 +217,42 @@ fn about(node: &Node) -> About {
         term: status.term,
         cluster_version: CLUSTER_VERSION.to_owned(),
         members: members.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn mode(file: &File) -> u32 {
+        file.metadata().unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_file_of_the_whole_state_is_its_owners_from_its_first_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.part");
+        assert_eq!(mode(&private_file(&path).unwrap()), 0o600);
+        // The remains of an earlier attempt, open to all and still held open by somebody.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        let mut eve = File::open(&path).unwrap();
+        let mut file = private_file(&path).unwrap();
+        assert_eq!(mode(&file), 0o600);
+        file.write_all(b"secret").unwrap();
+        let mut seen = Vec::new();
+        eve.read_to_end(&mut seen).unwrap();
+        assert!(seen.is_empty(), "the old file was written into");
+        // A link that somebody has put there is not followed.
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "kept").unwrap();
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        private_file(&path).unwrap().write_all(b"secret").unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"kept");
+        let nameless = nameless(dir.path(), 7).unwrap();
+        assert_eq!(mode(&nameless), 0o600);
+        assert!(!dir.path().join("backup-7.part").exists());
     }
 }

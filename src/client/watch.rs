@@ -1,7 +1,8 @@
-//! Watches: the fan-out of applied events ([`hub`]), one stream of watchers ([`session`]), and
-//! the typed form for programs ([`Watcher`]).
+//! Watches: the fan-out of applied events ([`hub`]) into mailboxes ([`mailbox`]), one stream of
+//! watchers ([`session`]), and the typed form for programs ([`Watcher`]).
 
 pub mod hub;
+pub mod mailbox;
 pub mod session;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -65,7 +66,7 @@ impl Watcher {
                 Message::Events { events, prev_kvs, .. } => {
                     let mut prev_kvs = VecDeque::from(prev_kvs);
                     let events = events
-                        .into_iter()
+                        .iter()
                         .map(|shared| Event {
                             prev_kv: prev_kvs.pop_front().flatten(),
                             ..Event::clone(&shared.event)

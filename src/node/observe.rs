@@ -75,7 +75,7 @@ impl Observer for Observing {
 /// Binds the metrics URLs, if there are any, before anything is started.
 pub(super) fn bind(config: &Config) -> Result<Option<frontend::BoundFrontend>, StartError> {
     let mut listen = Vec::new();
-    let tls = security::of_clients(config)?;
+    let tls = security::of_metrics(config)?;
     for url in config.listen_metrics_urls.iter() {
         let authority = url.authority();
         let resolve = |source: io::Error| StartError::Io {

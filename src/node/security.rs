@@ -22,11 +22,21 @@ const CLIENT_PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// TLS of the client listeners; none if no client URL asks for it.
 pub(super) fn of_clients(config: &Config) -> Result<Option<ListenerTls>, StartError> {
-    let files = &config.client_transport_security;
     let listen = [&config.listen_client_urls, &config.listen_client_http_urls];
-    warn_of_cleartext("client", files, &listen);
+    warn_of_cleartext("client", &config.client_transport_security, &listen);
+    client_tls(config, &listen)
+}
+
+/// TLS of the metrics listeners: certificates and rules of the client port, as in etcd, also where
+/// that one is cleartext. None if no metrics URL asks for it.
+pub(super) fn of_metrics(config: &Config) -> Result<Option<ListenerTls>, StartError> {
+    client_tls(config, &[&config.listen_metrics_urls])
+}
+
+fn client_tls(config: &Config, listen: &[&Urls]) -> Result<Option<ListenerTls>, StartError> {
+    let files = &config.client_transport_security;
     let advertised = [&config.listen_client_urls, &config.advertise_client_urls];
-    let Some(settings) = settings(config, "client", files, &listen, &advertised)? else {
+    let Some(settings) = settings(config, "client", files, listen, &advertised)? else {
         return Ok(None);
     };
     let settings = Settings { protocols: CLIENT_PROTOCOLS, ..settings };

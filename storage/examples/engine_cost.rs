@@ -1,7 +1,7 @@
 //! What sled costs as the store of history: CPU and disk per revision by block size.
 //!
 //! Workload: revisions of 256 pseudo-random bytes, packed N to a record under a growing
-//! big-endian key, in batches of about 1 MB, synced every 8 MB; then the older half is
+//! big-endian key, appended in batches of about 1 MB, synced every 8 MB; then the older half is
 //! deleted, and the deleted amount written again, which shows whether space is reused.
 //! `engine_cost [total_mb] [seed] [revisions_per_record segment_kb [cache_mb]]`, default 128 MB,
 //! seed 1, every combination that matters, 64 MB of cache.
@@ -34,6 +34,13 @@ fn peak_mb() -> f64 {
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
     let kb = line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok());
     kb.unwrap_or(0.0) / 1024.0
+}
+
+/// Bytes that this process has written so far.
+fn written_bytes() -> u64 {
+    let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+    line.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
 }
 
 fn disk_bytes(dir: &Path) -> u64 {
@@ -73,7 +80,7 @@ fn write_records(
         let key = (record * per_record as u64).to_be_bytes().to_vec();
         let value = filler.fill(per_record * REVISION_BYTES);
         batch_bytes += value.len();
-        batch.writes.push((key, Some(value)));
+        batch.appends.push((key, value.into()));
         if batch_bytes >= BATCH_BYTES {
             engine.write(std::mem::take(&mut batch))?;
             unsynced += std::mem::take(&mut batch_bytes);
@@ -92,12 +99,12 @@ fn run(total: usize, seed: u64, per_record: usize, options: &SledOptions) -> any
     let revisions = total / REVISION_BYTES;
     let records = (revisions / per_record) as u64;
     let mut filler = Filler(seed.max(1));
-    let (cpu, wall) = (cpu_s(), Instant::now());
-    let (write_cpu, write_s, written, halved, rewritten, rss) = {
+    let (cpu, wall, moved) = (cpu_s(), Instant::now(), written_bytes());
+    let (write_cpu, write_s, moved, written, halved, rewritten, rss) = {
         let engine = SledEngine::open(dir.path(), options)?;
         write_records(&engine, &mut filler, 0..records, per_record)?;
         let (write_cpu, write_s) = (cpu_s() - cpu, wall.elapsed().as_secs_f64());
-        let written = disk_bytes(dir.path());
+        let (written, moved) = (disk_bytes(dir.path()), written_bytes() - moved);
         let mut batch = WriteBatch::default();
         for record in 0..records / 2 {
             batch.writes.push(((record * per_record as u64).to_be_bytes().to_vec(), None));
@@ -109,16 +116,17 @@ fn run(total: usize, seed: u64, per_record: usize, options: &SledOptions) -> any
         engine.sync()?;
         let halved = disk_bytes(dir.path());
         write_records(&engine, &mut filler, records..records + records / 2, per_record)?;
-        (write_cpu, write_s, written, halved, disk_bytes(dir.path()), peak_mb())
+        (write_cpu, write_s, moved, written, halved, disk_bytes(dir.path()), peak_mb())
     };
     let mb = |bytes: u64| bytes as f64 / 1e6;
     println!(
         "{per_record:>4} rev/record, {:>3} MB cache, {:>4} KB segments: {:>6.2} us CPU/rev {:>6.2} us wall/rev; \
-         disk MB: written {:>6.1} (x{:.2}), half deleted {:>6.1}, refilled {:>6.1}; peak RSS {rss:>5.0} MB",
+         {:.2} bytes written a byte; disk MB: {:>6.1} (x{:.2}), half deleted {:>6.1}, refilled {:>6.1}; peak RSS {rss:>5.0} MB",
         options.cache_bytes >> 20,
         options.segment_bytes >> 10,
         write_cpu * 1e6 / revisions as f64,
         write_s * 1e6 / revisions as f64,
+        moved as f64 / total as f64,
         mb(written),
         written as f64 / total as f64,
         mb(halved),

@@ -54,8 +54,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: 1 << 30,
-            events_max: 20_000,
-            events_bytes_max: 16 << 20,
+            events_max: 10_000,
+            events_bytes_max: 8 << 20,
             quota_bytes: 2 << 30,
         }
     }
@@ -167,6 +167,9 @@ impl StateMachine {
                 Ok(Ok(Response::Put(response)))
             }
             Command::DeleteRange(delete) => {
+                if let Err(rejected) = self.store.delete_answer_bytes(&delete)? {
+                    return Ok(Err(rejected));
+                }
                 let mut writer = Writer::new(&mut self.store);
                 let response = writer.delete_range(&delete)?;
                 writer.finish();

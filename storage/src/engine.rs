@@ -12,7 +12,9 @@
 //!   only the latest ones: what is found at open is a prefix of what was written;
 //! - a scan started during a write may see some pairs from before and some from after it.
 
+mod evict;
 mod memory;
+mod places;
 mod rewritable;
 mod sled;
 
@@ -33,6 +35,9 @@ use crate::Error;
 pub struct WriteBatch {
     /// Key and new value; `None` deletes.
     pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Pairs in ascending order whose keys the engine does not have and `writes` does not name:
+    /// an engine may make room for them first, which saves it moving large values about.
+    pub appends: Vec<(Vec<u8>, Bytes)>,
 }
 
 /// One ordered key space of bytes. Shared by the writer thread and readers.

@@ -93,6 +93,14 @@ pub enum Rejected {
     /// Users or roles have changed since the caller proved who he is: prove it again.
     #[error("etcdserver: revision of auth store is old")]
     AuthOldRevision,
+    /// The reads of a transaction, or the previous values that a delete asks for, would answer more
+    /// than [`TXN_ANSWER_BYTES_MAX`](crate::mvcc::answer::TXN_ANSWER_BYTES_MAX). etcd has no such
+    /// limit.
+    #[error(
+        "etcdserver: the answer is too large: read page by page outside of a transaction, delete \
+         in parts or without the previous values"
+    )]
+    AnswerTooLarge,
 }
 
 /// A failure of this node alone: it must stop serving, never answer, or replicas diverge.

@@ -9,19 +9,24 @@
 //!
 //! | room | what it does |
 //! |---|---|
-//! | `index`, `entry` | where the versions of a key are; newest values in memory |
+//! | `index`, `key` | keys in order; short ones inline |
+//! | `entry`, `older` | where the versions of a key are; newest values in memory |
 //! | `range` | reads with every option of etcd |
 //! | `write` | puts and deletes: index, history, leases and events together |
 //! | `txn` | compares, checks, then operations |
+//! | [`answer`] | how much the reads of a transaction will answer |
 //! | `compact` | dropping history, hashing what is kept |
 //! | [`validate`] | what can be refused without the state |
 //!
 //! Source: etcd data model, <https://etcd.io/docs/latest/learning/data_model/>.
 
+pub mod answer;
 pub(crate) mod compact;
 mod counts;
 pub(crate) mod entry;
 pub(crate) mod index;
+mod key;
+mod older;
 pub(crate) mod range;
 pub(crate) mod txn;
 pub mod validate;
@@ -86,7 +91,7 @@ impl Store {
             entry::Found::None => Ok(None),
             entry::Found::Newest(newest) => match newest.key_value(key.len()) {
                 Some(kv) => Ok(Some(kv)),
-                None => self.history.get(newest.rev).map(Some),
+                None => self.history.get(newest.rev()).map(Some),
             },
             entry::Found::Older(rev) => self.history.get(rev).map(Some),
         }

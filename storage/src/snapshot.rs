@@ -10,12 +10,13 @@
 //! without what compaction dropped.
 
 mod export;
+mod fuzz;
 mod import;
 
 use bytes::Bytes;
 
 pub(crate) use self::import::{complete, mark_incomplete};
-pub use self::{export::Export, import::Importer};
+pub use self::{export::Export, fuzz::fuzz_chunks, import::Importer};
 use crate::{Error, Revision, apply::Mark, keys::corrupt};
 
 /// A chunk is closed once its payload reaches this many bytes.

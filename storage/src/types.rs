@@ -49,8 +49,8 @@ pub struct KeyRange {
     pub end: Bytes,
 }
 
-/// A [`Rev`] and one flag in 12 bytes: the index keeps one for every old version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A [`Rev`] and one flag in 12 bytes: the index keeps one for every key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PackedRev([u32; 3]);
 
 const PACKED_FLAG: u32 = 1 << 31;

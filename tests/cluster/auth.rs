@@ -15,6 +15,8 @@ use crate::support::{
 
 const ROOT_PASSWORD: &str = "correct-horse-battery";
 const USER_PASSWORD: &str = "tr0ub4dor-and-3";
+/// Shorter than is wise.
+const SHORT_PASSWORD: &str = "x7%Qz!w";
 /// bcrypt's cheapest work factor: these tests are not about its strength.
 const CHEAP: &str = "--bcrypt-cost=4";
 
@@ -209,6 +211,8 @@ async fn check_users(client: &Client) -> Result<()> {
     Ok(put(client, &user, "k").await?)
 }
 
+/// CVE-2021-28235, GHSA-528j: a debug endpoint, logs and the WAL had passwords. Here no file has any,
+/// nor a token, and no log has a key's value.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passwords_and_tokens_are_neither_on_disk_nor_in_the_log() -> Result<()> {
     let options = Options::candidate(1)?.flag(CHEAP).flag("--log-level=debug");
@@ -227,6 +231,15 @@ async fn passwords_and_tokens_are_neither_on_disk_nor_in_the_log() -> Result<()>
         ..Default::default()
     };
     client.auth().user_change_password(with(&root, change)).await?;
+    add_user(&client, &root, "careless", SHORT_PASSWORD).await?;
+    let value = "a-value-that-is-nobodys-business";
+    let secret = pb::PutRequest { key: "k".into(), value: value.into(), ..Default::default() };
+    let request = Some(pb::request_op::Request::RequestPut(secret.clone()));
+    let txn = pb::TxnRequest { success: vec![pb::RequestOp { request }], ..Default::default() };
+    client.kv().put(with(&root, secret)).await?;
+    client.kv().txn(with(&root, txn.clone())).await?;
+    // One that is refused: what is wrong may be said, not what it was about.
+    ensure!(client.kv().txn(with("made-up-token.1", txn)).await.is_err());
     refused(
         get(&client, "made-up-token.1", "k").await,
         Code::Unauthenticated,
@@ -241,12 +254,19 @@ async fn passwords_and_tokens_are_neither_on_disk_nor_in_the_log() -> Result<()>
         letters(&root),
         letters(&user),
         "made-up-token".to_owned(),
+        SHORT_PASSWORD.to_owned(),
     ];
     let member = &mut cluster.members[0];
     member.stop()?;
     let mut hashes = 0;
     let mut stack = vec![member.data_dir.clone()];
-    let mut texts = vec![("its log".to_owned(), member.log().into_bytes())];
+    let log = member.log();
+    ensure!(!log.contains(value), "its log holds a value");
+    // CVE-2020-15115: a password may be of any length, as in etcd, and whoever runs this is told.
+    let warned = log.lines().filter(|line| line.contains("easy to guess"));
+    let warned: Vec<_> = warned.collect();
+    ensure!(warned.len() == 1 && warned[0].contains("careless"), "{warned:?}");
+    let mut texts = vec![("its log".to_owned(), log.into_bytes())];
     while let Some(path) = stack.pop() {
         if path.is_dir() {
             for entry in std::fs::read_dir(&path)? {
@@ -271,6 +291,8 @@ fn holds(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
+/// CVE-2020-15115: short passwords are guessed one login after the other; what logins may take is
+/// bounded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_logins_is_refused_and_leaves_other_clients_alone() -> Result<()> {
     const LOGINS: usize = 400;

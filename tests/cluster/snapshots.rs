@@ -218,9 +218,21 @@ async fn real_etcd_goes_on_from_a_snapshot_of_ours() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_members_go_on_from_a_snapshot_of_real_etcd() -> Result<()> {
+    three_members_go_on_from(Options::reference()?).await
+}
+
+/// Their records lack what later releases added.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_go_on_from_a_snapshot_of_an_older_etcd() -> Result<()> {
+    let older = Options::older_reference()?;
+    ensure!(older.program.dialect < (3, 6), "{:?} is not older", older.program);
+    three_members_go_on_from(older).await
+}
+
+async fn three_members_go_on_from(etcd: Options) -> Result<()> {
     let dir = TempDir::new()?;
     let ctl = tripod();
-    let (file, want, events) = saved(Options::reference()?, &ctl, dir.path(), 400).await?;
+    let (file, want, events) = saved(etcd, &ctl, dir.path(), 400).await?;
     let cluster = Cluster::prepare(Options::candidate(3)?)?;
     restore(&ctl, &file, &cluster, &[])?;
     let mut cluster = start(cluster).await?;

@@ -140,3 +140,47 @@ async fn cleartext_on_a_tls_port_is_closed_and_mixed_listeners_work() -> Result<
     drop(metrics);
     cluster.close()
 }
+
+/// A metrics URL has the certificates and rules of the client port, revocation included (GHSA-3wh4),
+/// as in etcd: also where the client port itself is cleartext.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_over_tls_ask_for_client_certificates_whatever_the_client_port_speaks() -> Result<()>
+{
+    for clients_speak_tls in [false, true] {
+        let certificates = Certificates::make()?;
+        let metrics = Port::claim()?;
+        let root = certificates.connector(Some("root"))?;
+        let mut options = Options::candidate(1)?;
+        options.tls = clients_speak_tls.then(|| root.clone());
+        options.flags = certificates.flags();
+        options.flags.push(format!("--listen-metrics-urls=https://127.0.0.1:{}", metrics.number));
+        let cluster = Cluster::start(options).await?;
+        let port = metrics.number;
+        let context = format!("clients speak TLS: {clients_speak_tls}");
+        for (path, want) in [
+            ("/metrics", "etcd_server_has_leader 1"),
+            ("/health", "\"health\":\"true\""),
+            ("/readyz", "ok"),
+        ] {
+            let (status, body) = tls::get(&root, port, path).await?;
+            ensure!(status == 200 && body.contains(want), "{context}: {path} {status} {body}");
+        }
+        let cleartext = tokio::task::spawn_blocking(move || {
+            crate::support::http::Http::new(port).get("/metrics").map(|answer| answer.status)
+        })
+        .await?;
+        ensure!(cleartext.is_err(), "{context}: cleartext is answered: {cleartext:?}");
+        let nobody = certificates.connector(None)?;
+        ensure!(!tls::connects(&nobody, port).await, "{context}: let in without a certificate");
+        let eve = certificates.connector(Some("eve"))?;
+        ensure!(tls::connects(&eve, port).await, "{context}: refused though not revoked");
+        certificates.revoke(&["eve"])?;
+        wait::eventually("the CRL is in force", RELOAD_LIMIT, || async {
+            ensure!(!tls::connects(&eve, port).await, "{context}: a revoked one is let in");
+            Ok(())
+        })
+        .await?;
+        cluster.close()?;
+    }
+    Ok(())
+}

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use tripod::api::proto::etcdserverpb as pb;
 
 use crate::{
     support::{cluster::Options, wait},
@@ -24,6 +25,10 @@ const GIANTS: usize = 100;
 const ANNOUNCED_BYTES: u32 = 8 << 20;
 /// What all of them together may cost, in bytes; believing them would take 800 MiB.
 const GIANT_BYTES_MAX: u64 = 128 << 20;
+/// Time without a new entry of members that nobody asks anything: several times anything periodic.
+const QUIET: Duration = Duration::from_secs(4);
+/// Time until they are that quiet.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// Lanes of peer connections.
 const CONTROL: u8 = 1;
 const FORWARD_LANE: u8 = 2;
@@ -154,5 +159,35 @@ fn a_forwarded_batch_goes_one_hop_and_no_further() -> Result<()> {
         ensure!(body.first() == Some(&NOT_LEADER), "member {index} answers {body:?}");
     }
     ensure!(target.revision()? == before, "something was written");
+    target.finish()
+}
+
+/// Members that nobody asks anything go on for ever without a new entry, a lease and a
+/// key included (Consul CVE-2020-25201: replication that kept writing).
+#[test]
+fn members_left_alone_append_nothing() -> Result<()> {
+    let target = Target::start(Options::candidate(3)?)?;
+    let client = target.client();
+    let (before, after) = target.run(async {
+        let grant = pb::LeaseGrantRequest { ttl: 3_600, id: 7 };
+        client.lease().lease_grant(grant).await?;
+        client.put("k", "v").await?;
+        // The last members publish their names soon after their start.
+        let mut last = client.status().await?.raft_index;
+        let deadline = Instant::now() + SETTLE_MAX;
+        let mut quiet_since = Instant::now();
+        while quiet_since.elapsed() < QUIET {
+            tokio::time::sleep(QUIET / 10).await;
+            let index = client.status().await?.raft_index;
+            if index != last {
+                (last, quiet_since) = (index, Instant::now());
+            }
+            ensure!(Instant::now() < deadline, "entries are appended still, up to {index}");
+        }
+        client.put("k", "w").await?;
+        Ok((last, client.status().await?.raft_index))
+    })?;
+    ensure!(after > before, "an index that stands still: {before}, {after}");
+    ensure!(after < before + 10, "one put made {} entries", after - before);
     target.finish()
 }

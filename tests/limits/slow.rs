@@ -8,19 +8,27 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use crate::target::{Target, mib};
+use crate::{
+    support::wait,
+    target::{Target, mib},
+};
 
 /// Clients of each kind.
 const CLIENTS: usize = 300;
 /// Time a head or a body may take: `Http1Limits::header_timeout`, `http::BODY_TIMEOUT`.
 const REQUEST_MAX: Duration = Duration::from_secs(30);
+/// Time without a byte taken by a client that has an answer waiting (one that takes crumbs has two
+/// minutes, see `h2::Limits::pace_window`):
+/// `h2::Limits::write_stall_timeout`, which HTTP/1.1 has as well.
+const STALL_MAX: Duration = Duration::from_secs(60);
 /// Time for that to be noticed.
 const NOTICED_MAX: Duration = Duration::from_secs(15);
 /// Memory for all of them, in bytes: an answer of about a megabyte for each that never reads.
 const HELD_BYTES_MAX: u64 = 224 << 20;
 
-/// Slow heads and slow bodies are given up after half a minute; a byte now and then buys no more
-/// time. Clients that never read cost one answer each, however many they ask for.
+/// Slow heads and slow bodies are given up after half a minute (etcd 3.6.14: no time limit of heads);
+/// a byte now and then buys no more time. Clients that never read cost one answer each, however many
+/// they ask for, and that for a minute.
 #[test]
 fn slow_heads_and_bodies_are_given_up() -> Result<()> {
     let target = Target::one(&[])?;
@@ -72,6 +80,18 @@ fn slow_heads_and_bodies_are_given_up() -> Result<()> {
     );
     ensure!(grown < HELD_BYTES_MAX, "{} MiB more", mib(grown));
     target.judge(innocent, "slow clients")?;
+    let files = target.files()?;
+    let all = deaf.len();
+    wait::eventually_blocking(
+        "clients that read nothing are gone",
+        STALL_MAX + NOTICED_MAX,
+        || {
+            let open = target.files()?;
+            ensure!(open + all < files + 20, "{open} files open, {files} with all of them");
+            Ok(())
+        },
+    )?;
+    eprintln!("limits: {all} clients that read nothing gone after {:.1?}", start.elapsed());
     drop(deaf);
     target.finish()
 }

@@ -51,6 +51,11 @@ impl Options {
         Ok(Self::of(Program::reference()?, 1))
     }
 
+    /// One member of an older etcd.
+    pub(crate) fn older_reference() -> Result<Self> {
+        Ok(Self::of(Program::older_reference()?, 1))
+    }
+
     fn of(program: Program, size: usize) -> Self {
         Self { program, size, flags: Vec::new(), data_root: None, tls: None, files_max: None }
     }

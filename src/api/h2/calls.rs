@@ -16,7 +16,8 @@ use futures::future::LocalBoxFuture;
 use super::{
     super::{
         connection::{ConnectionInfo, Environment, Held},
-        service::{CallContext, MethodKind, Status},
+        outlet::Outlet,
+        service::{CallContext, MethodKind, Status, Websocket},
     },
     core::{Core, End, Event, OUTPUT_BYTES_HARD},
     frame::ErrorCode,
@@ -76,6 +77,7 @@ pub(super) struct Calls {
     slots: Vec<Slot>,
     free: Vec<u32>,
     ready: Arc<Ready>,
+    outlet: Arc<Outlet>,
     turn: VecDeque<u32>,
     roomy: Vec<u32>,
     /// No deadline is before this.
@@ -93,7 +95,8 @@ impl Calls {
             info,
             slots: Vec::new(),
             free: Vec::new(),
-            ready: Arc::new(Ready::default()),
+            ready: Arc::default(),
+            outlet: Arc::default(),
             turn: VecDeque::new(),
             roomy: Vec::new(),
             next_deadline: None,
@@ -105,6 +108,7 @@ impl Calls {
     /// The task to wake when a call may go on.
     pub(super) fn register(&self, task: &Waker) {
         self.ready.register(task);
+        self.outlet.register(task);
     }
 
     /// Drops all calls: the connection is over.
@@ -157,7 +161,8 @@ impl Calls {
             return;
         }
         let context = self.context(call);
-        let streaming = StreamCall::new(head.path.value_text(), end, &self.environment, context);
+        let (path, way) = (head.path.value_text(), (stream, &self.outlet));
+        let streaming = StreamCall::new(path, way, end, &self.environment, context);
         let number = self.occupy(stream, deadline, Call::Stream(Box::new(streaming)));
         core.attach(stream, number, false);
         self.turn.push_back(number);
@@ -188,6 +193,8 @@ impl Calls {
             certificate_cn: self.info.certificate_cn.clone(),
             from_gateway: false,
             is_tls: self.info.is_tls,
+            websocket: Websocket::No,
+            tap: None,
         }
     }
 
@@ -262,10 +269,23 @@ impl Calls {
         outcome
     }
 
+    /// Sends what services left in the outlet. Must come before a call goes on.
+    fn empty_outlet(&mut self, core: &mut Core) {
+        let Some(left) = self.outlet.take() else { return };
+        for (stream, message) in left.iter() {
+            let Some((tag, false)) = core.send_left(stream, message) else { continue };
+            let call = self.slots.get_mut(tag as usize).map(|slot| &mut slot.call);
+            if let Some(Call::Stream(call)) = call {
+                call.wait_for_room(stream, core);
+            }
+        }
+    }
+
     /// Runs calls that may go on; `true` when some did.
     pub(super) fn run(&mut self, core: &mut Core) -> bool {
         let limits = &self.environment.limits;
         core.set_pressed(self.environment.held.get().answers > limits.thread_answer_bytes_max);
+        self.empty_outlet(core);
         core.take_roomy(&mut self.roomy);
         self.turn.extend(self.roomy.drain(..));
         self.ready.take(&mut self.turn);
@@ -273,6 +293,7 @@ impl Calls {
         while ran < RUNS_PER_TURN && self.may_run(core) {
             let Some(number) = self.turn.pop_front() else { break };
             ran += 1;
+            self.empty_outlet(core);
             if matches!(self.run_one(number, core), Ran::Over) {
                 self.vacate(number);
             }
@@ -362,6 +383,18 @@ impl Calls {
             slot.call = Call::Unary(future);
         }
         ran
+    }
+
+    /// Ends calls whose answers the client takes too slowly.
+    pub(super) fn end_slow(&mut self, now: Instant, core: &mut Core) {
+        let mut tags = Vec::new();
+        core.end_slow(now, &mut tags);
+        if core.is_closed() {
+            self.clear();
+        }
+        for tag in tags {
+            self.vacate(tag);
+        }
     }
 
     /// Ends calls whose deadline has passed.

@@ -20,7 +20,10 @@ use tokio::{
 };
 
 use super::{
-    super::connection::{ConnectionInfo, DrainTicket, Environment},
+    super::{
+        connection::{ConnectionInfo, DrainTicket, Environment},
+        pace::Pace,
+    },
     calls::Calls,
     core::{Core, OUTPUT_BYTES_HARD, OUTPUT_BYTES_SOFT, Step},
     limits::Limits,
@@ -83,6 +86,8 @@ struct Driver<IO> {
     /// Our keepalive ping, and the answers counted when it was sent.
     ping_sent: Option<(Instant, u32)>,
     stalled_since: Option<Instant>,
+    /// How fast the client takes what the stream below does not.
+    pace: Pace,
     /// The stream below took bytes that it may not have sent, as TLS does.
     unflushed: bool,
     drain_since: Option<Instant>,
@@ -108,6 +113,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             last_read: now,
             ping_sent: None,
             stalled_since: None,
+            pace: Pace::default(),
             unflushed: false,
             drain_since: None,
             // Not polled yet: the first turn arms it.
@@ -144,7 +150,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 self.phase == Phase::Open && self.core.output().len() >= OUTPUT_BYTES_HARD;
             let read = self.read(context, now)?;
             let ran = self.calls.run(&mut self.core);
-            self.core.pump();
+            self.core.pump(now);
             if self.phase == Phase::Open && (self.core.is_closed() || self.core.is_drained()) {
                 self.phase = Phase::Flushing;
             }
@@ -227,17 +233,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
 
     /// Writes the output; `true` when bytes went out.
     fn write(&mut self, context: &mut Context<'_>, now: Instant) -> Result<bool, Finished> {
-        let mut wrote = false;
+        let (mut wrote, mut taken) = (false, 0);
         while !self.core.output().is_empty() {
             match Pin::new(&mut self.io).poll_write(context, self.core.output()) {
                 Poll::Ready(Ok(0) | Err(_)) => return Err(Finished),
                 Poll::Ready(Ok(bytes)) => {
                     self.core.written(bytes);
-                    wrote = true;
+                    (wrote, taken) = (true, taken + bytes);
                     self.unflushed = true;
                 }
                 Poll::Pending => {
-                    self.note_stall(wrote, now);
+                    self.note_stall(taken, now);
                     return Ok(wrote);
                 }
             }
@@ -247,12 +253,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 Poll::Ready(Ok(())) => self.unflushed = false,
                 Poll::Ready(Err(_)) => return Err(Finished),
                 Poll::Pending => {
-                    self.note_stall(wrote, now);
+                    self.note_stall(taken, now);
                     return Ok(wrote);
                 }
             }
         }
         self.stalled_since = None;
+        self.pace = Pace::default();
         if self.phase == Phase::Flushing {
             if failed(Pin::new(&mut self.io).poll_shutdown(context)) {
                 return Err(Finished);
@@ -262,9 +269,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         Ok(wrote)
     }
 
-    /// The client takes nothing more for now.
-    fn note_stall(&mut self, wrote: bool, now: Instant) {
-        if wrote || self.stalled_since.is_none() {
+    /// The client takes nothing more for now, after `taken` bytes.
+    fn note_stall(&mut self, taken: usize, now: Instant) {
+        self.pace.note(now, taken, true);
+        if taken > 0 || self.stalled_since.is_none() {
             self.stalled_since = Some(now);
         }
     }
@@ -274,6 +282,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         let limits = &self.limits;
         let passed = |since: Instant, wait: Duration| now.saturating_duration_since(since) >= wait;
         if self.stalled_since.is_some_and(|since| passed(since, limits.write_stall_timeout)) {
+            return Err(Finished);
+        }
+        if self.pace.is_too_slow(now, limits.pace()) {
             return Err(Finished);
         }
         match self.phase {
@@ -299,6 +310,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             None => {}
         }
         self.calls.expire(now, &mut self.core);
+        self.calls.end_slow(now, &mut self.core);
         if self.drain.is_draining() {
             self.drain(now);
         }
@@ -330,6 +342,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             }
         };
         at(self.stalled_since, self.limits.write_stall_timeout);
+        at(self.pace.due(self.limits.pace()), Duration::ZERO);
         match self.phase {
             Phase::Lingering(since) => at(Some(since), LINGER_TIMEOUT),
             Phase::Flushing => {}
@@ -340,6 +353,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                     None => at(Some(self.last_read), self.limits.keepalive_interval),
                 }
                 at(self.calls.next_deadline(), Duration::ZERO);
+                at(self.core.slow_due(), Duration::ZERO);
                 at(self.drain_since, self.limits.drain_timeout);
                 if self.core.is_announced() {
                     at(self.drain_since, DRAIN_ANNOUNCE_TIMEOUT);

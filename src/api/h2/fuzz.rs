@@ -30,7 +30,7 @@ pub fn fuzz_connection(bytes: &[u8]) -> usize {
         while let Step::Event(event) = core.next(&mut input, now) {
             answer(&mut core, &event);
         }
-        core.pump();
+        core.pump(now);
         output += core.output().len();
         core.written(core.output().len());
         let left = input.len();

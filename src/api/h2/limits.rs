@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::super::pace::Rate;
+
 /// Largest request a service sees by default, in bytes: etcd's `--max-request-bytes`.
 pub const REQUEST_BYTES_MAX_DEFAULT: usize = 1_572_864;
 /// What the wire message may have on top of it, in bytes: etcd's receive limit.
@@ -63,8 +65,21 @@ pub struct Limits {
     pub preface_timeout: Duration,
     /// Time without a byte accepted by a client that has answers waiting.
     pub write_stall_timeout: Duration,
+    /// Time of waiting over which a client must take `pace_bytes_min` of what waits for it: of the
+    /// connection's answers, and of each whole answer whose stream it opens by crumbs.
+    pub pace_window: Duration,
+    /// Bytes that a client takes at least in each `pace_window`: a quarter of what a line of
+    /// 64 kbit/s brings.
+    pub pace_bytes_min: usize,
     /// Time running calls have after a drain began.
     pub drain_timeout: Duration,
+}
+
+impl Limits {
+    /// The least rate at which answers are taken.
+    pub(crate) fn pace(&self) -> Rate {
+        Rate { window: self.pace_window, bytes_min: self.pace_bytes_min }
+    }
 }
 
 /// Pings above the rate before the connection is closed, as grpc-go.
@@ -95,6 +110,8 @@ impl Default for Limits {
             keepalive_timeout: Duration::from_secs(20),
             preface_timeout: Duration::from_secs(10),
             write_stall_timeout: Duration::from_secs(60),
+            pace_window: Duration::from_secs(120),
+            pace_bytes_min: 256 << 10,
             drain_timeout: Duration::from_secs(10),
         }
     }

@@ -92,6 +92,9 @@ impl PlainCall {
             let kept = |name: &&HeaderName| !HOP_FIELDS.contains(&name.as_str());
             let fields = parts.headers.iter().filter(|(name, _)| kept(name));
             let length = body.size_hint().exact().map(|length| length.to_string());
+            if length.is_some() {
+                core.set_whole(stream);
+            }
             let length = length.filter(|_| !parts.headers.contains_key(header::CONTENT_LENGTH));
             core.send_plain_head(
                 stream,

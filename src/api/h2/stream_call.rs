@@ -1,6 +1,9 @@
 //! A streaming gRPC call.
 
-use std::task::{Context, Poll, Waker};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
@@ -9,6 +12,7 @@ use tokio::sync::mpsc;
 use super::{
     super::{
         connection::Environment,
+        outlet::{Outlet, Tap},
         service::{CallContext, STREAM_REQUESTS_MAX, STREAM_RESPONSES_MAX, Status, Traffic},
     },
     calls::Ran,
@@ -17,10 +21,11 @@ use super::{
     inbox::Inbox,
 };
 
-/// One streaming call and its two channels.
+/// One streaming call, its two channels and its way around them.
 pub(super) struct StreamCall {
     inbox: Inbox,
     answers: mpsc::Receiver<Bytes>,
+    tap: Arc<Tap>,
     /// The service, until it ends.
     service: Option<LocalBoxFuture<'static, Result<(), Status>>>,
     traffic: Option<Traffic>,
@@ -31,21 +36,24 @@ pub(super) struct StreamCall {
 impl StreamCall {
     pub(super) fn new(
         path: &str,
+        (stream, outlet): (u32, &Arc<Outlet>),
         ended: bool,
         environment: &Environment,
-        context: CallContext,
+        mut context: CallContext,
     ) -> Self {
         let (request_sender, requests) = mpsc::channel(STREAM_REQUESTS_MAX);
         let (answer_sender, answers) = mpsc::channel(STREAM_RESPONSES_MAX);
         let deframer = Deframer::new(environment.limits.message_bytes_max);
         let traffic = environment.services.traffic(path);
+        let tap = Tap::new(Arc::clone(outlet), stream, traffic.clone());
+        context.tap = Some(Arc::clone(&tap));
         let mut inbox = Inbox::new(request_sender, Some(deframer)).counted(traffic.clone());
         if ended {
             // Nothing came, so nothing can be cut short.
             let _ = inbox.feed(&[], true);
         }
         let service = environment.services.streaming(path, requests, answer_sender, context);
-        Self { inbox, answers, service: Some(service), traffic, result: Ok(()) }
+        Self { inbox, answers, tap, service: Some(service), traffic, result: Ok(()) }
     }
 
     pub(super) fn backlog_bytes(&self) -> usize {
@@ -74,24 +82,34 @@ impl StreamCall {
             self.service = None;
             self.answers.close();
         }
+        // Only the service sends, so there is nothing to wait for here but itself: a waker in the
+        // channel would have the call run once more for each message.
         while core.has_room(stream) {
-            match self.answers.poll_recv(context) {
-                Poll::Ready(Some(answer)) => {
+            match self.answers.try_recv() {
+                Ok(answer) => {
                     if let Some(traffic) = &self.traffic {
                         traffic.sent(answer.len());
                     }
                     core.send_message(stream, answer);
                 }
-                Poll::Ready(None) if self.service.is_none() => {
+                Err(_) if self.service.is_none() => {
                     let result = std::mem::replace(&mut self.result, Ok(()));
                     core.finish(stream, End::Trailers(result));
                     return Ran::Over;
                 }
-                // The service dropped its sender and goes on.
-                Poll::Ready(None) | Poll::Pending => return Ran::Waits,
+                Err(_) => {
+                    self.tap.set_open(self.service.is_some());
+                    return Ran::Waits;
+                }
             }
         }
-        core.want_room(stream);
+        self.wait_for_room(stream, core);
         Ran::Waits
+    }
+
+    /// Nothing more for the stream until the client has taken some of it.
+    pub(super) fn wait_for_room(&mut self, stream: u32, core: &mut Core) {
+        self.tap.set_open(false);
+        core.want_room(stream);
     }
 }

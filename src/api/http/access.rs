@@ -47,6 +47,16 @@ pub(super) fn refuse_host(headers: &HeaderMap, whitelist: &[String]) -> Option<R
     Some(answer::text(StatusCode::MISDIRECTED_REQUEST, &text))
 }
 
+/// The refusal of a handshake from a page whose origin may not read answers. Programs send no origin.
+pub(super) fn refuse_origin(headers: &HeaderMap, allowed: &[String]) -> Option<Response<HttpBody>> {
+    let origin = headers.get(header::ORIGIN)?;
+    if is_any(allowed) || allowed.iter().any(|entry| entry.as_bytes() == origin.as_bytes()) {
+        return None;
+    }
+    let text = "pages of this origin may not open websockets here; see --cors";
+    Some(answer::text(StatusCode::FORBIDDEN, text))
+}
+
 /// Leaves the cross-origin headers on an answer only where the origin may read it.
 pub(super) fn limit_origin(
     response: &mut Response<HttpBody>,
@@ -75,6 +85,7 @@ pub(super) fn limit_origin(
 mod tests {
     use super::*;
 
+    /// CVE-2018-1099: DNS rebinding.
     #[test]
     fn hosts_are_compared_without_their_port() {
         let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();

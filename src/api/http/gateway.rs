@@ -8,13 +8,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::{
     Gateway, answer,
     answer::invalid,
+    body::next_piece,
     body::{self, BodyError},
     context,
     routes::Route,
 };
 use crate::api::{
-    json::Schema,
-    service::{CallContext, Code, HttpBody, Status},
+    json::{Documents, JsonError, Schema},
+    service::{CallContext, Code, HttpBody, Status, Websocket},
 };
 
 /// Bytes of JSON from which an answer may be one of those that services bound.
@@ -34,9 +35,8 @@ impl Gateway {
         if request.method() != Method::POST {
             return answer::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
         }
-        let names_user = connection.certificate_cn.as_ref().is_some_and(|cn| !cn.is_empty());
-        if names_user && self.health.auth_enabled() {
-            return answer::text(StatusCode::BAD_REQUEST, COMMON_NAME_REFUSED);
+        if let Some(refused) = self.refuse_common_name(&connection) {
+            return refused;
         }
         let (head, body) = request.into_parts();
         let context = match context::of_call(&head.headers, connection) {
@@ -52,13 +52,22 @@ impl Gateway {
         }
     }
 
+    /// The refusal of a client whose certificate names a user: he is none here.
+    pub(super) fn refuse_common_name(&self, context: &CallContext) -> Option<Response<HttpBody>> {
+        let names_user = context.certificate_cn.as_ref().is_some_and(|cn| !cn.is_empty());
+        (names_user && self.health.auth_enabled())
+            .then(|| answer::text(StatusCode::BAD_REQUEST, COMMON_NAME_REFUSED))
+    }
+
     async fn unary(
         &self,
         route: &Route,
         mut body: HttpBody,
         context: CallContext,
     ) -> Result<Bytes, Status> {
-        let request = self.single_request(route, &mut body).await?;
+        let request = self.single_request(route, &mut body, &context).await?;
+        // Nothing more is read from it.
+        drop(body);
         if self.services.method(route.method_path).is_none() {
             return Err(unknown_method(route));
         }
@@ -79,8 +88,12 @@ impl Gateway {
         &self,
         route: &Route,
         body: &mut HttpBody,
+        context: &CallContext,
     ) -> Result<Bytes, Status> {
         let read = async {
+            if context.websocket == Websocket::Open {
+                return self.first_document(body).await;
+            }
             match body::collect(body, self.config.json_bytes_max()).await {
                 Ok(text) => Ok(text),
                 Err(BodyError::TooLarge(length)) => {
@@ -90,11 +103,35 @@ impl Gateway {
                 Err(BodyError::Broken(error)) => Err(invalid(error.to_string())),
             }
         };
-        let text = within(Some(self.config.body_timeout), read).await?;
+        let text = within(self.body_timeout(context), read).await?;
         let decoded = Schema::etcd().decode(route.method.input, &text);
         let request = decoded.map_err(|error| invalid(error.to_string()))?.wire;
         self.check_size(&request)?;
         Ok(request.into())
+    }
+
+    /// The first document of a body without end.
+    async fn first_document(&self, body: &mut HttpBody) -> Result<Bytes, Status> {
+        let mut documents = Documents::new(self.config.json_bytes_max());
+        loop {
+            match documents.next_document() {
+                Ok(Some(document)) => return Ok(document),
+                Ok(None) => {}
+                Err(JsonError::TooLarge { limit }) => return Err(self.too_large(limit)),
+                Err(error) => return Err(invalid(error.to_string())),
+            }
+            match next_piece(body).await {
+                Ok(Some(piece)) => documents.push(&piece),
+                Ok(None) => return Err(invalid(JsonError::UnexpectedEnd.to_string())),
+                Err(error) => return Err(invalid(error.to_string())),
+            }
+        }
+    }
+
+    /// Time for what a call needs of its request before it starts. A websocket's client may keep
+    /// it waiting, for the connection has limits of its own.
+    pub(super) fn body_timeout(&self, context: &CallContext) -> Option<Duration> {
+        (context.websocket != Websocket::Open).then_some(self.config.body_timeout)
     }
 
     /// Refuses what gRPC would refuse to receive.

@@ -5,9 +5,12 @@
 //! - cleartext requests for hosts outside `--host-whitelist` are refused with 421;
 //! - the gateway adds no meaning: it translates bodies, calls [`Services`] by gRPC path and
 //!   translates back;
-//! - a call ends when its client goes away.
+//! - a call ends when its client goes away;
+//! - a websocket is a POST whose body goes on ([`Websocket::Open`]), and no other way in.
 //!
-//! Absent on purpose: websockets, and everything that needs the cluster (see [`HealthSource`]).
+//! Absent on purpose: everything that needs the cluster (see [`HealthSource`]).
+//!
+//! [`Websocket::Open`]: super::service::Websocket::Open
 //! Source: recorded answers of etcd 3.5.1; `etcdhttp` of later releases for the probes.
 
 mod access;
@@ -24,8 +27,9 @@ mod path;
 mod routes;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod version;
+mod websocket;
 
 use std::{rc::Rc, time::Duration};
 
@@ -155,6 +159,9 @@ impl Gateway {
     async fn answer(self, request: Request<HttpBody>, context: CallContext) -> Response<HttpBody> {
         if request.method() == Method::OPTIONS {
             return answer::empty(StatusCode::OK);
+        }
+        if let Some(answer) = self.handshake(&request, &context) {
+            return answer;
         }
         let path = request.uri().path();
         if let Some(route) = self.route(path) {

@@ -30,7 +30,7 @@ use crate::api::{
     json::{Documents, JsonError, MessageId, Schema},
     service::{
         CallContext, Code, HttpBody, STREAM_REQUESTS_MAX, STREAM_RESPONSES_MAX, Services, Status,
-        Traffic,
+        Traffic, Websocket,
     },
 };
 
@@ -46,9 +46,9 @@ impl Gateway {
         context: CallContext,
     ) -> Response<HttpBody> {
         let opened = if route.method.client_streaming {
-            self.open_requests(route, body).await
+            self.open_requests(route, body, &context).await
         } else {
-            self.open_request(route, body).await
+            self.open_request(route, body, &context).await
         };
         let (first, rest) = match opened {
             Ok(opened) => opened,
@@ -76,8 +76,9 @@ impl Gateway {
         &self,
         route: &Route,
         mut body: HttpBody,
+        context: &CallContext,
     ) -> Result<(Option<Bytes>, Option<Requests>), Status> {
-        let request = self.single_request(route, &mut body).await?;
+        let request = self.single_request(route, &mut body, context).await?;
         Ok((Some(request), None))
     }
 
@@ -87,6 +88,7 @@ impl Gateway {
         &self,
         route: &Route,
         body: HttpBody,
+        context: &CallContext,
     ) -> Result<(Option<Bytes>, Option<Requests>), Status> {
         let mut requests = Requests {
             body,
@@ -96,7 +98,9 @@ impl Gateway {
         let first = async {
             match requests.next().await {
                 Err(error) => {
-                    body::discard(&mut requests.body).await;
+                    if context.websocket != Websocket::Open {
+                        body::discard(&mut requests.body).await;
+                    }
                     Err(match error {
                         JsonError::TooLarge { limit } => self.too_large(limit),
                         error => Status::new(Code::Unknown, error.to_string()),
@@ -105,7 +109,7 @@ impl Gateway {
                 Ok(first) => Ok(first),
             }
         };
-        match within(Some(self.config.body_timeout), first).await? {
+        match within(self.body_timeout(context), first).await? {
             Some(first) => Ok((Some(first), Some(requests))),
             None => Ok((None, None)),
         }

@@ -2,6 +2,8 @@
 //!
 //! Texts, statuses and headers are recorded answers of etcd 3.5.1.
 
+mod websocket;
+
 use std::{
     cell::{Cell, RefCell},
     io,
@@ -45,10 +47,10 @@ struct Script {
 }
 
 /// Counts a call for as long as it lives.
-struct Running(Rc<Cell<usize>>);
+pub(in crate::api) struct Running(Rc<Cell<usize>>);
 
 impl Running {
-    fn new(count: &Rc<Cell<usize>>) -> Self {
+    pub(in crate::api) fn new(count: &Rc<Cell<usize>>) -> Self {
         count.set(count.get() + 1);
         Self(Rc::clone(count))
     }
@@ -548,6 +550,53 @@ fn certificates_that_name_a_user_are_refused_while_auth_is_on() {
             let call = request("POST", "/v3/kv/put", full("{}"));
             let response = fixture.gateway.handle(call, context).await;
             assert_eq!(response.status().as_u16(), status, "{auth} {name}");
+        }
+    });
+}
+
+/// CVE-2018-1098: a page of anybody's could make a browser write here with what the browser sends
+/// by itself. Cookies mean nothing, a certificate names nobody here (the test above), no answer asks
+/// a browser to remember a login, and none lets a page send one along.
+#[test]
+fn nothing_that_a_browser_sends_by_itself_says_who_calls() {
+    run(async {
+        let browser = |method: &str, path: &str, kind: &str, body: &str| {
+            let mut call = request(method, path, full(body.to_owned()));
+            for (name, value) in [
+                ("cookie", "token=stolen.1; authorization=stolen.1; grpc-metadata-token=stolen.1"),
+                ("origin", "http://evil.example"),
+                ("referer", "http://user:stolen.1@evil.example/?token=stolen.1"),
+                ("sec-fetch-site", "cross-site"),
+                ("content-type", kind),
+            ] {
+                call.headers_mut().insert(name, value.parse().unwrap());
+            }
+            call
+        };
+        let fixture = Fixture::with_node(Node { auth: true, ..Node::default() });
+        // What a form or a script may send elsewhere without asking first.
+        for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
+            for (method, path, is_call) in [
+                ("POST", "/v3/kv/put", true),
+                ("POST", "/v3/kv/put?token=stolen.1", true),
+                ("PUT", "/kv/k", true),
+                ("POST", "/v2/keys/k", false),
+                ("GET", "/health", false),
+                ("OPTIONS", "/v3/kv/put", false),
+            ] {
+                fixture.script.seen.take();
+                let response = fixture.send(browser(method, path, kind, "{}")).await;
+                let context = format!("{method} {path} as {kind}");
+                let seen = fixture.script.seen.take();
+                assert_eq!(seen.is_some(), is_call, "{context}: {}", response.status());
+                if let Some((caller, _)) = seen {
+                    assert_eq!(caller.token, None, "{context}");
+                    assert!(caller.from_gateway, "{context}: a certificate would name a user");
+                }
+                for name in ["set-cookie", "www-authenticate", "access-control-allow-credentials"] {
+                    assert_eq!(header(&response, name), None, "{context}");
+                }
+            }
         }
     });
 }

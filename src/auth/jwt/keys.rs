@@ -3,6 +3,7 @@
 use std::io;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use p521::ecdsa::{SigningKey, VerifyingKey};
 use ring::{
     hmac,
     rand::SystemRandom,
@@ -30,7 +31,7 @@ pub enum KeyError {
     /// No such algorithm here.
     #[error(
         "sign-method {0:?} is not known; use RS256, RS384, RS512, PS256, PS384, PS512, ES256, \
-         ES384, EdDSA, HS256, HS384 or HS512"
+         ES384, ES512, EdDSA, HS256, HS384 or HS512"
     )]
     Method(String),
     /// The algorithm needs a key that is not configured.
@@ -62,6 +63,10 @@ pub(super) fn pair(
     let signer = private.map(|pem| signer(algorithm, pem)).transpose()?;
     let public = match (public, &signer) {
         (Some(pem), _) => public_key(pem).ok_or(KeyError::Unusable)?,
+        (None, Some(Signer::P521(key))) => {
+            let verifier = Verifier::P521(Box::new(*key.verifying_key()));
+            return Ok((signer, verifier));
+        }
         (None, Some(Signer::Rsa(key, _))) => key.public_key().as_ref().to_vec(),
         (None, Some(Signer::Ecdsa(key))) => key.public_key().as_ref().to_vec(),
         (None, Some(Signer::Ed25519(key))) => key.public_key().as_ref().to_vec(),
@@ -70,6 +75,10 @@ pub(super) fn pair(
     let verification: &'static dyn VerificationAlgorithm = match algorithm {
         Algorithm::Rsa(_, parameters) => parameters,
         Algorithm::Ecdsa(_, algorithm) => algorithm,
+        Algorithm::P521 => {
+            let key = VerifyingKey::from_sec1_bytes(&public).map_err(|_| KeyError::Unusable)?;
+            return Ok((signer, Verifier::P521(Box::new(key))));
+        }
         Algorithm::Ed25519 | Algorithm::Hmac(_) => &ED25519,
     };
     Ok((signer, Verifier::Public(UnparsedPublicKey::new(verification, public))))
@@ -97,6 +106,9 @@ fn signer(algorithm: Algorithm, pem: &[u8]) -> Result<Signer, KeyError> {
             };
             key.map(Signer::Ecdsa)
         }
+        Algorithm::P521 => p521_scalar(&der, pkcs8).and_then(|scalar| {
+            SigningKey::from_slice(scalar).ok().map(|key| Signer::P521(Box::new(key)))
+        }),
         Algorithm::Ed25519 => {
             Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).ok().map(Signer::Ed25519)
         }
@@ -116,16 +128,34 @@ fn public_key(pem: &[u8]) -> Option<Vec<u8>> {
     spki.bits().map(<[u8]>::to_vec)
 }
 
+/// Private scalar of an `EC PRIVATE KEY` on P-521, bare or in PKCS #8; its public point may be absent.
+fn p521_scalar(der: &[u8], pkcs8: bool) -> Option<&[u8]> {
+    let mut key = Der(der).take(SEQUENCE)?;
+    if pkcs8 {
+        key.take(INTEGER)?;
+        let mut algorithm = key.take(SEQUENCE)?;
+        let names = (algorithm.take(IDENTIFIER)?.0, algorithm.take(IDENTIFIER)?.0);
+        (names == (EC_PUBLIC_KEY, SECP521R1)).then_some(())?;
+        key = key.take(OCTETS)?.take(SEQUENCE)?;
+    }
+    scalar(&mut key).filter(|scalar| scalar.len() == P521_BYTES)
+}
+
 /// Private scalar and public point of an `EC PRIVATE KEY`.
 fn sec1(der: &[u8], scalar_bytes: usize) -> Option<(&[u8], &[u8])> {
     let mut key = Der(der).take(SEQUENCE)?;
-    key.take(INTEGER)?;
-    let scalar = key.take(OCTETS)?.0;
+    let scalar = scalar(&mut key)?;
     if key.0.first() == Some(&PARAMETERS) {
         key.take(PARAMETERS)?;
     }
     let point = key.take(POINT)?.bits()?;
     (scalar.len() == scalar_bytes).then_some((scalar, point))
+}
+
+/// The scalar that stands behind the version at the start of an `EC PRIVATE KEY`.
+fn scalar<'a>(key: &mut Der<'a>) -> Option<&'a [u8]> {
+    key.take(INTEGER)?;
+    Some(key.take(OCTETS)?.0)
 }
 
 /// Label and contents of the first PEM block whose label ends with `kind`.
@@ -147,9 +177,17 @@ fn pem_block(pem: &[u8], kind: &str) -> Option<(String, Vec<u8>)> {
 const INTEGER: u8 = 0x02;
 const BITS: u8 = 0x03;
 const OCTETS: u8 = 0x04;
+const IDENTIFIER: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
 const PARAMETERS: u8 = 0xa0;
 const POINT: u8 = 0xa1;
+
+/// 1.2.840.10045.2.1: a key on an elliptic curve (RFC 5480).
+const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+/// 1.3.132.0.35: the curve P-521.
+const SECP521R1: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
+/// Bytes of a private scalar on P-521.
+const P521_BYTES: usize = 66;
 
 /// Reads DER values off the front.
 struct Der<'a>(&'a [u8]);

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     api::proto::etcdserverpb::{SnapshotRequest, maintenance_client::MaintenanceClient},
     bench::progress::Progress,
+    client::private_file,
     config::{Config, duration},
     node::restore::{self, Restore},
 };
@@ -72,8 +73,8 @@ async fn fetch(client: &Client, part: &Path) -> Result<(u64, String), Exit> {
     };
     let connection = client.dial().await?;
     let mut stream = MaintenanceClient::new(connection).snapshot(SnapshotRequest {}).await?;
-    let mut file = File::create(part).map_err(failed("create"))?;
-    restrict(&file).map_err(failed("protect"))?;
+    // Whoever reads a snapshot reads every secret in it.
+    let mut file = private_file(part).map_err(failed("create"))?;
     let stream = stream.get_mut();
     let (mut hash, mut held) = (Sha256::new(), Vec::new());
     let (mut received, mut version) = (0_u64, String::new());
@@ -101,12 +102,6 @@ async fn fetch(client: &Client, part: &Path) -> Result<(u64, String), Exit> {
     }
     file.sync_all().map_err(failed("sync"))?;
     Ok((received, version))
-}
-
-/// Whoever reads a snapshot reads every secret in it.
-fn restrict(file: &File) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    file.set_permissions(fs::Permissions::from_mode(0o600))
 }
 
 fn sync_parent(path: &Path) -> std::io::Result<()> {

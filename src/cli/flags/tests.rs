@@ -474,3 +474,114 @@ fn help_and_version_win_over_everything_else() {
     assert!(matches!(parse(&strings(&["-h"]), []), Ok(Parsed::Help)));
     assert!(matches!(parse(&strings(&["--name=x", "--version"]), []), Ok(Parsed::Version)));
 }
+
+/// Texts that are no sensible number, count or time.
+const ODD: [&str; 16] = [
+    "",
+    " ",
+    "-0",
+    "NaN",
+    "inf",
+    "1e9",
+    "0x",
+    "1_",
+    "9223372036854775808",
+    "18446744073709551616",
+    "340282366920938463463374607431768211456",
+    "9999999h",
+    "1h-1h",
+    "\u{0}",
+    "\u{ff11}",
+    "--1",
+];
+
+/// GHSA-pm3m and GHSA-9gp7: negative numbers in the configuration made etcd loop or crash. Of all
+/// flags one may be below zero, the quota, where it says that there is none.
+#[test]
+fn no_number_or_time_below_zero_is_taken() {
+    for flag in all_flags() {
+        let negatives: &[&str] = match flag.kind {
+            Kind::Uint | Kind::Uint32 | Kind::Int => &["-1", "-9223372036854775808", "-0x1"],
+            Kind::Dur => &["-1s", "-1ns", "-2562047h47m16.854775807s"],
+            _ => continue,
+        };
+        let is_dropped = !matches!(flag.treatment, Treatment::Set(_));
+        for name in flag.names {
+            for text in negatives {
+                let parsed = parse_with(&[&format!("--{name}={text}")], &[]);
+                if *name == "quota-backend-bytes" {
+                    assert_eq!(parsed.unwrap().0.quota_bytes(), None, "{text}");
+                } else if !(is_dropped && flag.kind == Kind::Int) {
+                    parsed.expect_err(&format!("--{name}={text}"));
+                }
+            }
+        }
+    }
+    // A text for etcd's sake; hours or revisions below zero are none, times are refused.
+    for mode in ["periodic", "revision"] {
+        let retention = |text: &str| {
+            let flags = [
+                format!("--auto-compaction-mode={mode}"),
+                format!("--auto-compaction-retention={text}"),
+            ];
+            let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+            parse_with(&flags, &[])
+        };
+        for off in ["-1", "-9223372036854775808"] {
+            assert_eq!(retention(off).unwrap().0.auto_compaction(), Ok(None), "{mode} {off}");
+        }
+        for refused in ["-1h", "-1s", "99999999999999999999", "9223372036854775807h"] {
+            assert!(retention(refused).is_err(), "{mode} {refused}");
+        }
+    }
+}
+
+/// Whatever a flag, a variable or a file says is refused with a sentence or makes a configuration
+/// that passes its checks; nothing of it panics.
+#[test]
+fn odd_values_are_refused_or_sound_wherever_they_stand() {
+    for flag in all_flags() {
+        for text in ODD.iter().chain(&["-1", "0", "1", "4294967295", "9223372036854775807"]) {
+            let name = flag.names[0];
+            let variable = format!("ETCD_{}", name.to_uppercase().replace('-', "_"));
+            let by_flag = parse_with(&[&format!("--{name}={text}")], &[]);
+            let by_variable = parse_with(&[], &[(&variable, text)]);
+            let mut found = vec![by_flag, by_variable];
+            if let Treatment::Set(key) = flag.treatment {
+                let quoted = serde_json::to_string(text).unwrap();
+                let (_file, flag) = file(&format!("{key}: {quoted}"));
+                found.push(parse_with(&[&flag], &[]));
+            }
+            for parsed in found {
+                match parsed {
+                    Ok((config, _)) => config.validate().unwrap(),
+                    Err(error) => assert!(!error.is_empty(), "--{name}={text:?}"),
+                }
+            }
+        }
+    }
+}
+
+/// GHSA-5x4g: etcd takes any cipher suite that its library knows, weak ones too.
+#[test]
+fn no_setting_makes_tls_weaker_than_its_default() {
+    for (setting, want) in [
+        ("--cipher-suites=TLS_RSA_WITH_RC4_128_SHA", "is weak"),
+        ("--cipher-suites=TLS_RSA_WITH_AES_256_GCM_SHA384", "is weak"),
+        ("--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256", "is weak"),
+        ("--cipher-suites=TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA", "is weak"),
+        ("--tls-min-version=TLS1.0", "TLS1.0"),
+        ("--tls-min-version=TLS1.1", "TLS1.1"),
+        ("--tls-min-version=SSL3", "SSL3"),
+        ("--tls-max-version=TLS1.1", "TLS1.1"),
+    ] {
+        let error = parse_with(&[setting], &[]).unwrap_err();
+        assert!(error.contains(want), "{setting}: {error}");
+    }
+    let strong = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
+    let weak = "TLS_RSA_WITH_RC4_128_SHA";
+    let mixed = format!("--cipher-suites={strong},{weak}");
+    assert!(parse_with(&[&mixed], &[]).is_err(), "one weak one among others");
+    let (_file, flag) = file(&format!("cipher-suites: [{strong}, {weak}]"));
+    assert!(parse_with(&[&flag], &[]).is_err(), "in a file");
+}

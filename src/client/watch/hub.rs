@@ -2,170 +2,39 @@
 //!
 //! The hub is a cursor over the state machine's ring of recent events. When entries are applied
 //! it wakes once, matches what is new against its watchers and drops deliveries into the
-//! mailboxes of the streams concerned, waking each of them once.
+//! mailboxes of the streams concerned, waking each of them once. The events of a revision, and
+//! their encoding, are shared by all who receive them. A stream that has nothing else to say may
+//! take them at once instead ([`Direct`](super::mailbox::Direct)), without being woken.
 //!
 //! Invariants:
 //! - every event below `cursor` has been delivered to every registered watcher that wants it;
-//! - a mailbox holds at most [`MAILBOX_DELIVERIES_MAX`] deliveries and [`MAILBOX_BYTES_MAX`], and
-//!   all mailboxes of a hub together little more than [`HUB_BYTES_MAX`]. A watcher whose mailbox
-//!   is full is unregistered and told from which revision it lags; it then reads history. So
-//!   memory is bounded and no event is skipped.
+//! - a watcher whose mailbox is full is unregistered and told from which revision it lags; it then
+//!   reads history. So memory is bounded and no event is skipped.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tripod_raft::Node;
 use tripod_storage::{Revision, command::Event, types::KeyRange, watch::WatcherSet};
 
+use super::mailbox::{Delivery, Mailbox, Offer, SharedEvent, SharedEvents};
+
 pub use tripod_storage::watch::Filters;
 
-/// Deliveries that wait in one stream's mailbox before its watchers fall back to history.
-pub const MAILBOX_DELIVERIES_MAX: usize = 1024;
-/// Bytes that wait in one stream's mailbox before that; one delivery of any size has room.
-pub const MAILBOX_BYTES_MAX: usize = 4 << 20;
-/// Bytes in all mailboxes of a hub above which each may hold [`PRESSED_BYTES_MAX`].
-pub const HUB_BYTES_MAX: usize = 256 << 20;
-/// Bytes in one mailbox while those of its hub together hold too much.
-pub const PRESSED_BYTES_MAX: usize = 16 << 10;
-/// What a delivery costs beside the events it keeps, in bytes.
-const DELIVERY_BYTES: usize = 256;
-/// Room that an empty mailbox keeps.
-const MAILBOX_SLOTS_KEPT: usize = 16;
+/// Room for watchers of one event that a hub keeps.
+const MATCHED_KEPT: usize = 4096;
+/// Deliveries of one page that go around the mailboxes: the streams' connections send them before
+/// they count against any other limit.
+const DIRECT_MAX: usize = 1 << 16;
 /// Events taken from the ring under one read lock.
 const DISPATCH_EVENTS_MAX: usize = 4096;
-
-/// An event with room for its encoding, so that a thousand watchers encode it once.
-#[derive(Debug)]
-pub struct SharedEvent {
-    /// The event.
-    pub event: Arc<Event>,
-    /// Encoding without `prev_kv`, made by the first transport that needs it.
-    pub wire: OnceLock<Bytes>,
-}
-
-/// Events of one revision for one watcher.
-#[derive(Debug)]
-pub struct Delivery {
-    /// The watcher's id on its stream.
-    pub watch_id: i64,
-    /// The registration it is for: an id may be given to another watcher meanwhile.
-    pub key: WatcherKey,
-    /// The revision all events share.
-    pub revision: Revision,
-    /// In the order of their sub-revisions.
-    pub events: Vec<Arc<SharedEvent>>,
-}
-
-impl Delivery {
-    /// Bytes it keeps from being freed. Events are shared, and counted once for each mailbox.
-    fn bytes(&self) -> usize {
-        let event =
-            |shared: &Arc<SharedEvent>| shared.event.kv.key.len() + shared.event.kv.value.len();
-        DELIVERY_BYTES + self.events.iter().map(event).sum::<usize>()
-    }
-}
-
-/// Something for a stream.
-#[derive(Debug)]
-pub enum Waiting {
-    /// Events.
-    Delivery(Delivery),
-    /// A watcher was unregistered, after everything before this.
-    Lagging {
-        /// The watcher's id on its stream.
-        watch_id: i64,
-        /// The registration that ended.
-        key: WatcherKey,
-        /// The first revision it misses.
-        from: Revision,
-    },
-}
-
-/// Where a stream receives what the hub has for it.
-#[derive(Debug)]
-pub struct Mailbox {
-    inbox: Mutex<Inbox>,
-    /// Bytes in all mailboxes of the hub.
-    held: Arc<AtomicUsize>,
-    /// Signalled after each dispatch that left something here.
-    pub notify: Notify,
-}
-
-/// What waits in a [`Mailbox`].
-#[derive(Debug, Default)]
-struct Inbox {
-    /// In dispatch order.
-    waiting: VecDeque<Waiting>,
-    /// Of the deliveries in it.
-    bytes: usize,
-}
-
-impl Mailbox {
-    fn new(held: Arc<AtomicUsize>) -> Self {
-        Self { inbox: Mutex::default(), held, notify: Notify::new() }
-    }
-
-    /// Takes what waits, in order, at most `max`.
-    pub fn take(&self, max: usize) -> Vec<Waiting> {
-        let mut inbox = self.inbox.lock();
-        let count = inbox.waiting.len().min(max);
-        let taken: Vec<_> = inbox.waiting.drain(..count).collect();
-        if inbox.waiting.is_empty() {
-            inbox.waiting.shrink_to(MAILBOX_SLOTS_KEPT);
-        }
-        let bytes = taken.iter().map(|item| match item {
-            Waiting::Delivery(delivery) => delivery.bytes(),
-            Waiting::Lagging { .. } => 0,
-        });
-        let bytes = bytes.sum();
-        inbox.bytes -= bytes;
-        self.held.fetch_sub(bytes, Ordering::Relaxed);
-        taken
-    }
-
-    /// Leaves a delivery, or word that its watcher lags where there is no room: `false`. The
-    /// second answer is whether the mailbox was empty.
-    fn put(&self, delivery: Delivery) -> (bool, bool) {
-        let bytes = delivery.bytes();
-        let mut inbox = self.inbox.lock();
-        let was_empty = inbox.waiting.is_empty();
-        let pressed = self.held.load(Ordering::Relaxed) > HUB_BYTES_MAX;
-        let bytes_max = if pressed { PRESSED_BYTES_MAX } else { MAILBOX_BYTES_MAX };
-        let full = inbox.waiting.len() >= MAILBOX_DELIVERIES_MAX
-            || (inbox.bytes > 0 && inbox.bytes + bytes > bytes_max);
-        if full {
-            let Delivery { watch_id, key, revision, .. } = delivery;
-            inbox.waiting.push_back(Waiting::Lagging { watch_id, key, from: revision });
-        } else {
-            inbox.bytes += bytes;
-            self.held.fetch_add(bytes, Ordering::Relaxed);
-            inbox.waiting.push_back(Waiting::Delivery(delivery));
-        }
-        (!full, was_empty)
-    }
-
-    fn lag(&self, watch_id: i64, key: WatcherKey, from: Revision) {
-        self.inbox.lock().waiting.push_back(Waiting::Lagging { watch_id, key, from });
-    }
-
-    fn is_empty(&self) -> bool {
-        self.inbox.lock().waiting.is_empty()
-    }
-}
-
-impl Drop for Mailbox {
-    fn drop(&mut self) {
-        self.held.fetch_sub(self.inbox.get_mut().bytes, Ordering::Relaxed);
-    }
-}
 
 /// Names a registered watcher inside one hub.
 pub type WatcherKey = u64;
@@ -174,8 +43,19 @@ pub type WatcherKey = u64;
 struct Registered {
     mailbox: Arc<Mailbox>,
     watch_id: i64,
+    wanted: Wanted,
     from: Revision,
-    filters: Filters,
+    /// No event since it was asked last.
+    quiet: bool,
+}
+
+/// What a watcher wants of the events in its range.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// Kinds to leave out.
+    pub filters: Filters,
+    /// The version before each event too.
+    pub prev_kv: bool,
 }
 
 #[derive(Debug)]
@@ -183,6 +63,8 @@ struct State {
     watchers: WatcherSet<WatcherKey>,
     registered: HashMap<WatcherKey, Registered>,
     next_key: WatcherKey,
+    /// Watchers of the event at hand; empty but for its room.
+    matched: Vec<WatcherKey>,
     /// First revision not dispatched yet.
     cursor: Revision,
 }
@@ -213,6 +95,7 @@ impl Hub {
             watchers: WatcherSet::default(),
             registered: HashMap::new(),
             next_key: 1,
+            matched: Vec::new(),
             cursor,
         };
         let (dispatching, state) = (Mutex::new(()), Mutex::new(state));
@@ -252,7 +135,7 @@ impl Hub {
         watch_id: i64,
         range: &KeyRange,
         from: Revision,
-        filters: Filters,
+        wanted: Wanted,
     ) -> Result<WatcherKey, Revision> {
         let newest = self.node.state().read().revision();
         let mut state = self.state.lock();
@@ -267,7 +150,8 @@ impl Hub {
         let key = state.next_key;
         state.next_key += 1;
         state.watchers.insert(key, range.clone());
-        let registered = Registered { mailbox: Arc::clone(mailbox), watch_id, from, filters };
+        let mailbox = Arc::clone(mailbox);
+        let registered = Registered { mailbox, watch_id, wanted, from, quiet: true };
         state.registered.insert(key, registered);
         Ok(key)
     }
@@ -277,6 +161,15 @@ impl Hub {
         let mut state = self.state.lock();
         state.registered.remove(&key);
         state.watchers.remove(&key);
+    }
+
+    /// Whether a watcher had no event since this was asked last.
+    pub fn was_quiet(&self, key: WatcherKey) -> bool {
+        let mut state = self.state.lock();
+        state
+            .registered
+            .get_mut(&key)
+            .is_none_or(|watcher| std::mem::replace(&mut watcher.quiet, true))
     }
 
     /// The store's revision, if all events up to it are out of the hub and out of `mailbox`,
@@ -309,8 +202,9 @@ impl Hub {
             state.cursor = state.cursor.max(newest + 1);
             return false;
         }
-        let queued = state.deliver(&events);
-        self.counts.queued.fetch_add(queued, Ordering::Relaxed);
+        let delivered = state.deliver(&events);
+        self.counts.queued.fetch_add(delivered.queued, Ordering::Relaxed);
+        self.counts.sent.fetch_add(delivered.sent, Ordering::Relaxed);
         true
     }
 }
@@ -380,150 +274,124 @@ impl State {
             self.watchers.remove(&key);
             let from = watcher.from.max(self.cursor);
             watcher.mailbox.lag(watcher.watch_id, key, from);
-            watcher.mailbox.notify.notify_one();
+            watcher.mailbox.wake();
         }
         self.cursor = cursor;
     }
 
-    /// Returns how many events went into mailboxes.
-    fn deliver(&mut self, events: &[Arc<Event>]) -> u64 {
-        let mut queued = 0;
+    fn deliver(&mut self, events: &[Arc<Event>]) -> Delivered {
+        let mut delivered = Delivered::default();
         let mut touched: Vec<Arc<Mailbox>> = Vec::new();
         for revision in events.chunk_by(|a, b| a.kv.mod_revision == b.kv.mod_revision) {
-            queued += self.deliver_revision(revision, &mut touched);
+            self.deliver_revision(revision, &mut touched, &mut delivered);
             self.cursor = revision[0].kv.mod_revision + 1;
         }
         for mailbox in touched {
-            mailbox.notify.notify_one();
+            mailbox.wake();
         }
-        queued
+        delivered
     }
 
     /// `events` share one revision.
-    fn deliver_revision(&mut self, events: &[Arc<Event>], touched: &mut Vec<Arc<Mailbox>>) -> u64 {
+    fn deliver_revision(
+        &mut self,
+        events: &[Arc<Event>],
+        touched: &mut Vec<Arc<Mailbox>>,
+        delivered: &mut Delivered,
+    ) {
+        let revision = events[0].kv.mod_revision;
+        let shared: SharedEvents =
+            events.iter().map(|event| Arc::new(SharedEvent::from(Arc::clone(event)))).collect();
+        let offer = Offer::new(revision, &shared);
+        if let [event] = events {
+            let mut matched = std::mem::take(&mut self.matched);
+            self.watchers.matches(&event.kv.key, |&key| matched.push(key));
+            for key in matched.drain(..) {
+                self.deliver_to(key, &offer, touched, delivered);
+            }
+            matched.shrink_to(MATCHED_KEPT);
+            self.matched = matched;
+            return;
+        }
         let mut by_watcher: Vec<(WatcherKey, Vec<Arc<SharedEvent>>)> = Vec::new();
         let mut position: HashMap<WatcherKey, usize> = HashMap::new();
-        for event in events {
-            let shared = Arc::new(SharedEvent { event: Arc::clone(event), wire: OnceLock::new() });
-            self.watchers.matches(&event.kv.key, |&key| {
-                if events.len() == 1 {
-                    by_watcher.push((key, vec![Arc::clone(&shared)]));
-                    return;
-                }
+        for event in &*shared {
+            self.watchers.matches(&event.event.kv.key, |&key| {
                 let at = *position.entry(key).or_insert_with(|| {
                     by_watcher.push((key, Vec::new()));
                     by_watcher.len() - 1
                 });
-                by_watcher[at].1.push(Arc::clone(&shared));
+                by_watcher[at].1.push(Arc::clone(event));
             });
         }
-        let revision = events[0].kv.mod_revision;
-        let mut queued = 0;
-        for (key, events) in by_watcher {
-            queued += self.drop_into_mailbox(key, revision, events, touched);
-        }
-        queued
-    }
-
-    fn drop_into_mailbox(
-        &mut self,
-        key: WatcherKey,
-        revision: Revision,
-        mut events: Vec<Arc<SharedEvent>>,
-        touched: &mut Vec<Arc<Mailbox>>,
-    ) -> u64 {
-        let Some(watcher) = self.registered.get(&key) else { return 0 };
-        events.retain(|shared| watcher.filters.passes(shared.event.kind));
-        if revision < watcher.from || events.is_empty() {
-            return 0;
-        }
-        let count = events.len() as u64;
-        let delivery = Delivery { watch_id: watcher.watch_id, key, revision, events };
-        let (has_room, was_empty) = watcher.mailbox.put(delivery);
-        if was_empty {
-            touched.push(Arc::clone(&watcher.mailbox));
-        }
-        if !has_room {
-            self.registered.remove(&key);
-            self.watchers.remove(&key);
-            return 0;
-        }
-        count
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tripod_storage::{KeyValue, command::EventKind};
-
-    use super::*;
-
-    fn delivery(revision: Revision, value_bytes: usize) -> Delivery {
-        let kv = KeyValue {
-            key: "k".into(),
-            value: vec![0; value_bytes].into(),
-            mod_revision: revision,
-            ..KeyValue::default()
-        };
-        let event = Arc::new(Event { kind: EventKind::Put, kv, prev_kv: None });
-        let events = vec![Arc::new(SharedEvent { event, wire: OnceLock::new() })];
-        Delivery { watch_id: 1, key: 1, revision, events }
-    }
-
-    /// Fills a mailbox until it refuses; how many deliveries it took.
-    fn fill(mailbox: &Mailbox, value_bytes: usize) -> usize {
-        (1..).take_while(|revision| mailbox.put(delivery(*revision, value_bytes)).0).count()
-    }
-
-    #[test]
-    fn a_mailbox_is_bounded_by_count_and_by_bytes() {
-        let held = Arc::<AtomicUsize>::default();
-        let small = Mailbox::new(Arc::clone(&held));
-        assert_eq!(fill(&small, 1), MAILBOX_DELIVERIES_MAX);
-        let large = Mailbox::new(Arc::clone(&held));
-        assert_eq!(fill(&large, 1 << 20), MAILBOX_BYTES_MAX / (1 << 20) - 1);
-        let huge = Mailbox::new(Arc::clone(&held));
-        assert_eq!(fill(&huge, 2 * MAILBOX_BYTES_MAX), 1, "one delivery of any size has room");
-    }
-
-    #[test]
-    fn full_mailboxes_of_a_hub_leave_the_others_little_and_give_it_back() {
-        let held = Arc::<AtomicUsize>::default();
-        let large: Vec<_> = (0..HUB_BYTES_MAX / MAILBOX_BYTES_MAX + 40)
-            .map(|_| {
-                let mailbox = Mailbox::new(Arc::clone(&held));
-                fill(&mailbox, MAILBOX_BYTES_MAX / 8);
-                mailbox
-            })
-            .collect();
-        assert!(held.load(Ordering::Relaxed) > HUB_BYTES_MAX);
-        let late = Mailbox::new(Arc::clone(&held));
-        assert!(fill(&late, 1000) <= PRESSED_BYTES_MAX / 1000);
-        drop(large);
-        late.take(usize::MAX);
-        assert_eq!(held.load(Ordering::Relaxed), 0);
-        assert_eq!(fill(&late, 1000), MAILBOX_DELIVERIES_MAX);
-    }
-
-    #[test]
-    fn word_of_a_lag_comes_after_the_deliveries_before_it() {
-        let mailbox = Mailbox::new(Arc::default());
-        let count = fill(&mailbox, 1);
-        let mut seen = 0;
-        loop {
-            for item in mailbox.take(100) {
-                match item {
-                    Waiting::Delivery(delivery) => {
-                        seen += 1;
-                        assert_eq!(delivery.revision, seen);
-                    }
-                    Waiting::Lagging { from, .. } => {
-                        assert_eq!((from, seen), (seen + 1, count as Revision));
-                        assert!(mailbox.is_empty());
-                        return;
-                    }
-                }
+        for (key, wanted) in by_watcher {
+            if wanted.len() == shared.len() {
+                self.deliver_to(key, &offer, touched, delivered);
+            } else {
+                let wanted: SharedEvents = wanted.into();
+                self.deliver_to(key, &Offer::new(revision, &wanted), touched, delivered);
             }
         }
     }
+
+    /// Hands one watcher those of the events that it wants.
+    fn deliver_to(
+        &mut self,
+        key: WatcherKey,
+        offer: &Offer<'_>,
+        touched: &mut Vec<Arc<Mailbox>>,
+        delivered: &mut Delivered,
+    ) {
+        let Some(watcher) = self.registered.get_mut(&key) else { return };
+        let Registered { ref mailbox, watch_id, wanted, from, ref mut quiet } = *watcher;
+        if offer.revision < from {
+            return;
+        }
+        let passes = |shared: &&Arc<SharedEvent>| wanted.filters.passes(shared.event.kind);
+        let filtered: SharedEvents;
+        let own_offer;
+        let offer = if offer.events.iter().all(|shared| passes(&shared)) {
+            offer
+        } else {
+            filtered = offer.events.iter().filter(passes).cloned().collect();
+            own_offer = Offer::new(offer.revision, &filtered);
+            &own_offer
+        };
+        if offer.events.is_empty() {
+            return;
+        }
+        let count = offer.events.len() as u64;
+        if !wanted.prev_kv
+            && delivered.direct < DIRECT_MAX
+            && mailbox.send_directly(watch_id, offer)
+        {
+            *quiet = false;
+            delivered.direct += 1;
+            delivered.sent += count;
+            return;
+        }
+        let (revision, events) = (offer.revision, Arc::clone(offer.events));
+        let (has_room, was_empty) = mailbox.put(Delivery { watch_id, key, revision, events });
+        if was_empty {
+            touched.push(Arc::clone(mailbox));
+        }
+        if has_room {
+            *quiet = false;
+            delivered.queued += count;
+        } else {
+            self.registered.remove(&key);
+            self.watchers.remove(&key);
+        }
+    }
+}
+
+/// What became of a page of events.
+#[derive(Debug, Default)]
+struct Delivered {
+    /// Deliveries that went around the mailboxes.
+    direct: usize,
+    /// Events in them.
+    sent: u64,
+    /// Events that went into mailboxes.
+    queued: u64,
 }

@@ -3,19 +3,22 @@
 //! Messages come out in the order etcd keeps: `Created` before any event of that watcher, then
 //! its events by revision without a gap, then at most one `Canceled`.
 //!
-//! A stream whose client is slow holds little: what it collected last (`COLLECTED_MAX`), what its
-//! bounded mailbox took, and then its watchers read history a page at a time, when the client has
-//! room again. Once that history is compacted they are canceled with the compact revision.
+//! A stream whose client is slow holds little: what its bounded mailbox took, and then its
+//! watchers read history a page at a time, when the client has room again. Once that history is
+//! compacted they are canceled with the compact revision.
 //!
 //! Source: etcd watch API guarantees, <https://etcd.io/docs/latest/learning/api/#watch-api>.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    future::Future as _,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, Sleep};
 use tripod_raft::Node;
 use tripod_storage::{
     KeyValue, Rejected, Revision,
@@ -23,14 +26,15 @@ use tripod_storage::{
     types::KeyRange,
 };
 
-use super::hub::{Delivery, Filters, Hub, Mailbox, SharedEvent, Waiting, WatcherKey};
+use super::{
+    hub::{Filters, Hub, Wanted, WatcherKey},
+    mailbox::{Delivery, Direct, Mailbox, SharedEvent, SharedEvents, Waiting},
+};
 
 /// Watchers on one stream; creating more is refused.
 pub const WATCHERS_PER_STREAM_MAX: usize = 100_000;
 /// Events read from history for one watcher before the others get their turn.
 const HISTORY_PAGE_EVENTS: usize = 1000;
-/// Deliveries taken out of the mailbox at once.
-const COLLECTED_MAX: usize = 64;
 /// The id in answers that concern no watcher.
 pub const NO_WATCHER: i64 = -1;
 
@@ -88,7 +92,7 @@ pub enum Message {
         /// For the header: the events' revision if live, the current one from history.
         revision: Revision,
         /// In order.
-        events: Vec<Arc<SharedEvent>>,
+        events: SharedEvents,
         /// Versions before, in parallel to `events`; empty unless asked for.
         prev_kvs: Vec<Option<KeyValue>>,
         /// The client takes fragments.
@@ -116,7 +120,7 @@ struct Watcher {
     range: KeyRange,
     request: WatchRequest,
     position: Position,
-    /// No event since the last progress tick.
+    /// No event from history since the last progress tick; the hub knows of the others.
     quiet: bool,
 }
 
@@ -138,6 +142,8 @@ pub struct Session {
     progress_requested: bool,
     progress_interval: Duration,
     next_progress: Instant,
+    /// Set to `next_progress`, once the stream had nothing to do.
+    timer: Option<Pin<Box<Sleep>>>,
     /// Watchers told to the hub's counts.
     counted: usize,
     /// Watcher whose history was read last: the next one gets the next turn.
@@ -161,10 +167,22 @@ impl Session {
             progress_requested: false,
             progress_interval,
             next_progress: Instant::now() + progress_interval,
+            timer: None,
             counted: 0,
             last_read: i64::MIN,
             caller,
         }
+    }
+
+    /// Events may go this way to the client while the stream has nothing else to say.
+    pub fn send_through(&self, direct: Box<dyn Direct>) {
+        self.mailbox.set_direct(direct);
+    }
+
+    /// Leaves an answer in the stream, before all events to come.
+    fn say(&mut self, message: Message) {
+        self.mailbox.set_busy();
+        self.outbox.push_back(message);
     }
 
     /// Later watchers are made on behalf of `caller`; those there are stay.
@@ -185,23 +203,23 @@ impl Session {
         };
         if let Err(rejected) = permitted {
             let reason = denied_because(&rejected);
-            return self.outbox.push_back(Message::Refused { revision, reason });
+            return self.say(Message::Refused { revision, reason });
         }
         let range = match watch_range(&request) {
             Ok(range) => range,
-            Err(reason) => return self.outbox.push_back(Message::Refused { revision, reason }),
+            Err(reason) => return self.say(Message::Refused { revision, reason }),
         };
         if request.watch_id != 0 && self.watchers.contains_key(&request.watch_id) {
             let reason = "mvcc: duplicate watch ID provided on the WatchStream";
-            return self.outbox.push_back(Message::Refused { revision, reason });
+            return self.say(Message::Refused { revision, reason });
         }
         if self.watchers.len() >= WATCHERS_PER_STREAM_MAX {
             let reason = "etcdserver: too many requests";
-            return self.outbox.push_back(Message::Refused { revision, reason });
+            return self.say(Message::Refused { revision, reason });
         }
         let watch_id = self.choose_id(request.watch_id);
         let next = if request.start_revision == 0 { revision + 1 } else { request.start_revision };
-        self.outbox.push_back(Message::Created { watch_id, revision });
+        self.say(Message::Created { watch_id, revision });
         let position = Position::History { next };
         self.watchers.insert(watch_id, Watcher { range, request, position, quiet: true });
         self.go_live(watch_id, next);
@@ -225,16 +243,26 @@ impl Session {
             self.hub.unregister(key);
         }
         let revision = self.node.state().read().revision();
-        self.outbox.push_back(Message::Canceled { watch_id, revision, compact_revision: 0 });
+        self.say(Message::Canceled { watch_id, revision, compact_revision: 0 });
     }
 
     /// Asks for a stream-wide progress message once every watcher is up to date.
     pub fn request_progress(&mut self) {
+        self.mailbox.set_busy();
         self.progress_requested = true;
     }
 
     /// The next answer. Cancel safe.
     pub async fn next(&mut self) -> Message {
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// The next answer. One task at a time may wait for it.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Message> {
+        // What the hub dispatches from here on comes after what is said here.
+        self.mailbox.set_busy();
+        // Before the look into the mailbox, so that nothing falls between the two.
+        self.mailbox.register(context.waker());
         loop {
             self.collect();
             self.account();
@@ -242,18 +270,25 @@ impl Session {
                 if let Message::Events { events, .. } = &message {
                     self.hub.counts().sent.fetch_add(events.len() as u64, Ordering::Relaxed);
                 }
-                return message;
+                return Poll::Ready(message);
             }
             if self.read_some_history() {
-                tokio::task::yield_now().await;
+                // Others first: this asks to be polled again after them.
+                let _ = pin!(tokio::task::yield_now()).poll(context);
+                return Poll::Pending;
+            }
+            if self.answer_progress_request() {
                 continue;
             }
-            if self.outbox.is_empty() && !self.answer_progress_request() {
-                let mailbox = Arc::clone(&self.mailbox);
-                tokio::select! {
-                    () = mailbox.notify.notified() => {}
-                    () = tokio::time::sleep_until(self.next_progress) => self.progress_tick(),
-                }
+            let at = self.next_progress;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+            if timer.as_mut().poll(context).is_pending() {
+                self.mailbox.set_idle();
+                return Poll::Pending;
+            }
+            self.progress_tick();
+            if let Some(timer) = &mut self.timer {
+                timer.as_mut().reset(self.next_progress);
             }
         }
     }
@@ -269,23 +304,18 @@ impl Session {
         }
     }
 
-    /// Moves some of what the hub left in the mailbox into the outbox, once that is empty. Leaves
-    /// an empty mailbox or something in the outbox.
+    /// Moves what the hub left in the mailbox into the outbox, once that is empty. Leaves an empty
+    /// mailbox or something in the outbox.
     fn collect(&mut self) {
         while self.outbox.is_empty() {
-            let taken = self.mailbox.take(COLLECTED_MAX);
-            if taken.is_empty() {
-                return;
-            }
-            for item in taken {
-                match item {
-                    Waiting::Delivery(delivery) => {
-                        let events = delivery.events.len() as u64;
-                        self.hub.counts().taken.fetch_add(events, Ordering::Relaxed);
-                        self.deliver(delivery);
-                    }
-                    Waiting::Lagging { watch_id, key, from } => self.lag(watch_id, key, from),
+            match self.mailbox.take() {
+                Some(Waiting::Delivery(delivery)) => {
+                    let events = delivery.events.len() as u64;
+                    self.hub.counts().taken.fetch_add(events, Ordering::Relaxed);
+                    self.deliver(delivery);
                 }
+                Some(Waiting::Lagging { watch_id, key, from }) => self.lag(watch_id, key, from),
+                None => return,
             }
         }
     }
@@ -305,7 +335,6 @@ impl Session {
         if !watcher.is_registered_as(key) {
             return;
         }
-        watcher.quiet = false;
         let prev_kvs =
             if watcher.request.prev_kv { prev_kvs(&self.node, &events) } else { Vec::new() };
         let fragment = watcher.request.fragment;
@@ -315,8 +344,9 @@ impl Session {
     /// Registers a watcher with the hub if the hub has not passed `next` yet.
     fn go_live(&mut self, watch_id: i64, next: Revision) -> bool {
         let Some(watcher) = self.watchers.get_mut(&watch_id) else { return false };
-        let filters = watcher.request.filters;
-        match self.hub.register(&self.mailbox, watch_id, &watcher.range, next, filters) {
+        let WatchRequest { filters, prev_kv, .. } = watcher.request;
+        let wanted = Wanted { filters, prev_kv };
+        match self.hub.register(&self.mailbox, watch_id, &watcher.range, next, wanted) {
             Ok(key) => {
                 watcher.position = Position::Live { key, from: next };
                 true
@@ -353,13 +383,11 @@ impl Session {
             Ok(Ok(page)) => {
                 watcher.position = Position::History { next: page.next };
                 let filters = watcher.request.filters;
-                let events: Vec<_> = page
+                let events: SharedEvents = page
                     .events
                     .into_iter()
                     .filter(|event| filters.passes(event.kind))
-                    .map(|event| {
-                        Arc::new(SharedEvent { event: Arc::new(event), wire: Default::default() })
-                    })
+                    .map(|event| Arc::new(SharedEvent::from(Arc::new(event))))
                     .collect();
                 if events.is_empty() {
                     return;
@@ -409,9 +437,11 @@ impl Session {
         self.next_progress = Instant::now() + self.progress_interval;
         let Some(revision) = self.hub.progress(&self.mailbox) else { return };
         for (watch_id, watcher) in &mut self.watchers {
-            let started =
-                matches!(watcher.position, Position::Live { from, .. } if from <= revision + 1);
-            if watcher.request.progress_notify && watcher.quiet && started {
+            let (started, had_none) = match watcher.position {
+                Position::Live { key, from } => (from <= revision + 1, self.hub.was_quiet(key)),
+                Position::History { .. } => (false, true),
+            };
+            if watcher.request.progress_notify && watcher.quiet && had_none && started {
                 self.outbox.push_back(Message::Progress { watch_id: *watch_id, revision });
             }
             watcher.quiet = true;
@@ -426,12 +456,12 @@ impl Drop for Session {
                 self.hub.unregister(key);
             }
         }
-        let left = self.mailbox.take(usize::MAX);
-        let events = left.iter().map(|item| match item {
-            Waiting::Delivery(delivery) => delivery.events.len() as u64,
-            Waiting::Lagging { .. } => 0,
-        });
-        self.hub.counts().taken.fetch_add(events.sum(), Ordering::Relaxed);
+        while let Some(waiting) = self.mailbox.take() {
+            if let Waiting::Delivery(delivery) = waiting {
+                let events = delivery.events.len() as u64;
+                self.hub.counts().taken.fetch_add(events, Ordering::Relaxed);
+            }
+        }
         self.watchers.clear();
         self.account();
         self.hub.counts().streams.fetch_sub(1, Ordering::Relaxed);

@@ -74,9 +74,7 @@ impl Flush {
     pub fn write(&self, engine: &dyn Engine) -> Result<(), Error> {
         let mut batch = WriteBatch::default();
         for block in &self.blocks {
-            batch
-                .writes
-                .push((rev_key(keys::HISTORY, block.first()), Some(block.bytes().to_vec())));
+            batch.appends.push((rev_key(keys::HISTORY, block.first()), block.bytes().clone()));
         }
         for (key, row) in &self.rows {
             batch.writes.push((key.clone(), row.clone()));

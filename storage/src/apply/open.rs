@@ -16,7 +16,7 @@ use crate::{
     Error, Revision,
     auth::{Auth, LoginFeed},
     engine::Engine,
-    history::{Block, ChangeRef, DeadSet, History, next_rev},
+    history::{Block, DeadSet, History, next_rev},
     keys::{self, corrupt},
     lease::LeaseFeed,
     mvcc::{FIRST_REVISION, Store, compact::Pruning, entry::Version},
@@ -188,21 +188,11 @@ fn load_block(
         store.revision = change.rev.main;
         if !dead.contains(change.rev) {
             let held = !change.tombstone && store.index.cached_bytes < cache_bytes;
-            store.index.insert(change.key, version(&change, held));
+            let data = held.then(|| Bytes::from([change.key, change.value].concat()));
+            store.index.insert(change.key, Version::new(&change, data));
         }
     }
     Ok(())
-}
-
-fn version(change: &ChangeRef<'_>, held: bool) -> Version {
-    Version {
-        data: held.then(|| Bytes::from([change.key, change.value].concat())),
-        rev: change.rev,
-        tombstone: change.tombstone,
-        create: change.create,
-        version: change.version,
-        lease: change.lease,
-    }
 }
 
 fn for_each_row(

@@ -8,7 +8,7 @@ use super::{LeaseInfo, Mark, MemberAttributes, Options, StateMachine};
 use crate::{
     Error, KeyValue, LeaseId, Rejected, Revision,
     auth::{Ask, Caller, LoginChanges, PasswordHash, Permission},
-    command::{AlarmKind, Event, EventKind, Range, RangeResponse, Txn, TxnResponse},
+    command::{AlarmKind, DeleteRange, Event, EventKind, Range, RangeResponse, Txn, TxnResponse},
     history::ChangeRef,
     mvcc::{Counts, End, RangePage, compact::Hashing},
     types::{KeyRange, Rev},
@@ -114,6 +114,26 @@ impl StateMachine {
     /// As [`StateMachine::range`].
     pub fn read_txn(&self, txn: &Txn) -> Result<Result<TxnResponse, Rejected>, Error> {
         self.store.read_txn(txn)
+    }
+
+    /// Bytes that the reads of a transaction answer in the present state, about.
+    ///
+    /// Cost: O(keys in its ranges); values that are not in memory are read from the engine.
+    ///
+    /// # Errors
+    /// Outer: [`Error`], the node must stop. Inner: [`Rejected::AnswerTooLarge`].
+    pub fn txn_answer_bytes(&self, txn: &Txn) -> Result<Result<u64, Rejected>, Error> {
+        self.store.txn_answer_bytes(txn)
+    }
+
+    /// Bytes of the previous values that a delete answers in the present state, about.
+    ///
+    /// Cost, errors: as [`StateMachine::txn_answer_bytes`].
+    pub fn delete_answer_bytes(
+        &self,
+        delete: &DeleteRange,
+    ) -> Result<Result<u64, Rejected>, Error> {
+        self.store.delete_answer_bytes(delete)
     }
 
     /// etcd HashKV at `revision` (0: now): (hash, revision hashed, compact revision), equal to

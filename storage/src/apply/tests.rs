@@ -1,3 +1,4 @@
+mod answer;
 mod crash;
 mod model;
 mod rules;

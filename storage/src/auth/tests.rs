@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Command, Rejected,
+    Command, LeaseId, Rejected,
     apply::{StateMachine, tests::machine},
     command::{Compare, CompareTarget, DeleteRange, Put, Range, Response, Txn, TxnOp},
     engine::{Engine, MemoryEngine},
@@ -243,6 +243,7 @@ fn commands_are_refused_without_their_sender_but_those_of_members() {
     }
 }
 
+/// CVE-2026-44283: a put in a transaction hung keys on leases of others.
 #[test]
 fn leases_are_guarded_by_the_keys_on_them() {
     let all = vec![permission(2, "\0", "\0")];
@@ -276,6 +277,8 @@ fn leases_are_guarded_by_the_keys_on_them() {
     machine.one(by(&all, Command::LeaseRevoke { id: 1 })).outcome.unwrap();
 }
 
+/// CVE-2026-33343, and Consul CVE-2021-38698: a transaction is no way around the rights of what is
+/// in it, however deep.
 #[test]
 fn nesting_hides_nothing_and_too_deep_nesting_is_refused() {
     let machine = StateMachine::with_users(&[("u", vec![permission(2, "k", "")])]);
@@ -296,6 +299,7 @@ fn nesting_hides_nothing_and_too_deep_nesting_is_refused() {
     assert_eq!(machine.authorize(&caller, &Ask::Txn(&txn)), Err(Rejected::TooManyOps));
 }
 
+/// CVE-2021-28235, GHSA-528j: passwords went into logs. Only a hash gets here, and not even that is shown.
 #[test]
 fn secrets_are_not_in_debug_output() {
     let change = AuthChange::UserAdd {
@@ -397,6 +401,16 @@ fn writes(permissions: &[Permission], key: &[u8], range_end: &[u8]) -> bool {
     may(permissions, [1, 2], key, range_end)
 }
 
+/// Keys of the leases in the tests of transactions; other ids are of no lease.
+const LEASED: [(LeaseId, &[&str]); 3] = [(1, &["a", "ca"]), (2, &["e"]), (3, &[])];
+
+/// Whether all keys that hang on a lease may be written: whoever puts a key on it can keep it alive
+/// no longer than they live, and ends them with it.
+fn writes_lease(permissions: &[Permission], lease: LeaseId) -> bool {
+    let keys = LEASED.iter().find(|(id, _)| *id == lease).map_or(&[][..], |(_, keys)| *keys);
+    keys.iter().all(|key| writes(permissions, key.as_bytes(), b""))
+}
+
 fn may_txn(permissions: &[Permission], txn: &Txn) -> bool {
     txn.compare.iter().all(|c| reads(permissions, &c.key, &c.range_end))
         && txn.success.iter().chain(&txn.failure).all(|op| match op {
@@ -404,6 +418,7 @@ fn may_txn(permissions: &[Permission], txn: &Txn) -> bool {
             TxnOp::Put(put) => {
                 writes(permissions, &put.key, b"")
                     && (!put.prev_kv || reads(permissions, &put.key, b""))
+                    && writes_lease(permissions, put.lease)
             }
             TxnOp::DeleteRange(delete) => {
                 writes(permissions, &delete.key, &delete.range_end)
@@ -444,11 +459,10 @@ fn any_op() -> impl Strategy<Value = TxnOp> {
             range_end,
             ..Range::default()
         })),
-        (any_key(), any::<bool>()).prop_map(|(key, prev_kv)| TxnOp::Put(Put {
-            key,
-            prev_kv,
-            ..Put::default()
-        })),
+        // Half of the puts without a lease, some on one that does not exist.
+        (any_key(), any::<bool>(), prop::sample::select(vec![0, 0, 0, 0, 1, 2, 3, 4])).prop_map(
+            |(key, prev_kv, lease)| TxnOp::Put(Put { key, prev_kv, lease, ..Put::default() })
+        ),
         (any_range(), any::<bool>()).prop_map(|((key, range_end), prev_kv)| {
             TxnOp::DeleteRange(DeleteRange { key, range_end, prev_kv })
         }),
@@ -490,12 +504,22 @@ fn machine_for(permissions: &[Permission]) -> StateMachine {
         change(grant(&role, permission.clone()));
         change(grant_role("u", &role));
     }
+    for (id, keys) in LEASED {
+        let command = Command::LeaseGrant { id, ttl_s: 60 };
+        machine.one(by(&Caller::System, command)).outcome.unwrap();
+        for key in keys {
+            let put = Put { key: b(key), lease: id, ..Put::default() };
+            machine.one(by(&Caller::System, Command::Put(put))).outcome.unwrap();
+        }
+    }
     machine
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
+    /// CVE-2026-33343, CVE-2026-44283: nested operations, `prev_kv` and leases of puts in
+    /// transactions were not asked about. Consul CVE-2021-38698: neither was one kind of operation.
     #[test]
     fn rights_agree_with_an_evaluator_that_goes_point_by_point(
         permissions in any_permissions(),
@@ -508,13 +532,15 @@ proptest! {
         let may_read = reads(&permissions, &key, &range_end);
         prop_assert_eq!(machine.authorize(&caller, &Ask::Range(&range)).is_ok(), may_read);
         let may = may_txn(&permissions, &txn);
+        let asked = machine.authorize(&caller, &Ask::Txn(&txn));
+        prop_assert_eq!(asked.is_ok(), may, "on the way of transactions that only read");
         let before = machine.revision();
         let outcome = machine.one(by(&caller, Command::Txn(txn))).outcome;
         prop_assert_eq!(outcome != Err(Rejected::PermissionDenied), may);
         prop_assert!(may || machine.revision() == before, "a refused transaction changes nothing");
     }
 
-    /// GHSA-xg4h-6gfc-h4m8: the right on one key was enough to watch all keys behind it.
+    /// GHSA-xg4h-6gfc-h4m8, by others CVE-2026-73499: the right on one key was enough to watch all keys behind it.
     #[test]
     fn a_watch_delivers_only_what_a_get_may_read(
         permissions in any_permissions(),

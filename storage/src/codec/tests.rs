@@ -39,6 +39,7 @@ fn bytes_that_are_no_value_are_refused_with_a_reason() {
     );
 }
 
+/// CVE-2020-15106, for stored records and what peers send.
 #[test]
 fn a_forged_length_allocates_nothing() {
     // Each claims 2^62 bytes or elements; believing one would abort the process.

@@ -95,10 +95,12 @@ impl Engine for MemoryEngine {
 
     fn write(&self, batch: WriteBatch) -> Result<(), Error> {
         let mut state = self.write_lock();
-        for (key, value) in batch.writes {
+        let writes = batch.writes.into_iter().map(|(key, value)| (key, value.map(Bytes::from)));
+        let appends = batch.appends.into_iter().map(|(key, value)| (key, Some(value)));
+        for (key, value) in writes.chain(appends) {
             let key = Bytes::from(key);
             state.remember(&key);
-            state.set(key, value.map(Bytes::from));
+            state.set(key, value);
         }
         Ok(())
     }

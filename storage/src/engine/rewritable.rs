@@ -121,7 +121,7 @@ impl RewritableEngine {
             let Some((last, _)) = pairs.last() else { return Ok(true) };
             after = Some(last.clone());
             let writes = pairs.into_iter().map(|(key, value)| (key.to_vec(), Some(value.to_vec())));
-            copy.write(WriteBatch { writes: writes.collect() })?;
+            copy.write(WriteBatch { writes: writes.collect(), ..WriteBatch::default() })?;
             drop(writer);
             if page % PAGES_PER_SYNC == 0 {
                 copy.sync()?;
@@ -271,7 +271,7 @@ mod tests {
         let writes = pairs
             .into_iter()
             .map(|(key, value)| (key.to_be_bytes().to_vec(), value.map(|value| vec![value; 8000])));
-        WriteBatch { writes: writes.collect() }
+        WriteBatch { writes: writes.collect(), ..WriteBatch::default() }
     }
 
     fn open(dir: &Path) -> RewritableEngine {

@@ -8,7 +8,7 @@ use std::{fmt, fs, io, ops::Bound, path::Path, thread, time::Duration};
 use bytes::Bytes;
 use sled::IVec;
 
-use super::{Engine, WriteBatch, is_empty_range};
+use super::{Engine, WriteBatch, evict::Evictor, is_empty_range, places};
 use crate::Error;
 
 /// Keys that `clear` removes in one batch. sled loads the page of each and keeps all of them until
@@ -25,17 +25,15 @@ const COLLECTIONS_MIN: usize = 8;
 const LOCK_ATTEMPTS_MAX: u32 = 40;
 const LOCK_RETRY: Duration = Duration::from_millis(25);
 
-/// sled notes accesses in 256 queues of 64 and looks at its cache size only when a queue is full:
-/// up to 16,384 accesses, which means pages, late. Each large record is read back this often to
-/// fill the queue of its page; about three pages then share a queue before sled evicts.
-const READS_PER_RECORD: usize = 21;
-/// Records from this size on are worth it, in bytes.
-const LARGE_RECORD_BYTES: usize = 4 << 10;
+/// What the removal of a pair counts as when memory is given back, in bytes: sled reads the page
+/// of the pair for it.
+const REMOVAL_BYTES: usize = 16 << 10;
 
 /// How sled is run. (Its `mode` has no effect in 0.34, its compression needs a C library.)
 #[derive(Clone, Debug)]
 pub struct SledOptions {
-    /// Bytes of pages sled keeps in memory (it may exceed this by a half for a while).
+    /// Bytes of pages sled keeps in memory. It exceeds this by the 16 MB that were read or
+    /// written last, until they are synced.
     pub cache_bytes: u64,
     /// Size of sled's log segments and write buffers in bytes; a power of two, 256 to 16 Mi.
     /// Fixed when the store is created.
@@ -44,13 +42,14 @@ pub struct SledOptions {
 
 impl Default for SledOptions {
     fn default() -> Self {
-        Self { cache_bytes: 16 << 20, segment_bytes: 512 << 10 }
+        Self { cache_bytes: 4 << 20, segment_bytes: 512 << 10 }
     }
 }
 
 /// An ordered store in a directory of its own.
 pub struct SledEngine {
     db: sled::Db,
+    evictor: Evictor,
 }
 
 impl fmt::Debug for SledEngine {
@@ -76,7 +75,7 @@ impl SledEngine {
             .flush_every_ms(None);
         let db =
             open_patiently(&config).map_err(engine_error(&format!("open {}", dir.display())))?;
-        let engine = Self { db };
+        let engine = Self { evictor: Evictor::new(db.clone()), db };
         engine.sync()?;
         // sled makes its files but leaves their directory entries to chance.
         for made in [Some(dir), dir.parent()].into_iter().flatten() {
@@ -85,6 +84,13 @@ impl SledEngine {
             }
         }
         Ok(engine)
+    }
+}
+
+impl SledEngine {
+    /// Makes room for what is about to be appended.
+    pub(super) fn make_places(&self, appends: &[(Vec<u8>, Bytes)]) -> Result<(), Error> {
+        places::make(&self.db, appends).map_err(engine_error("make room"))
     }
 }
 
@@ -107,9 +113,16 @@ fn engine_error(action: &str) -> impl FnOnce(sled::Error) -> Error {
     move |source| Error::Engine { action: action.to_owned(), source: Box::new(source) }
 }
 
-/// Copies: a sled slice may hold on to the whole page it comes from.
-fn copy((key, value): (IVec, IVec)) -> (Bytes, Bytes) {
-    (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))
+/// A pair that is not just a place for one to come. Copied: a sled slice may hold on to the whole
+/// page it comes from.
+fn copy(pair: sled::Result<(IVec, IVec)>) -> Option<sled::Result<(Bytes, Bytes)>> {
+    match pair {
+        Ok((_, value)) if places::is_place(&value) => None,
+        Ok((key, value)) => {
+            Some(Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))))
+        }
+        Err(error) => Some(Err(error)),
+    }
 }
 
 /// Frees what sled's lock-free structures have replaced.
@@ -117,7 +130,7 @@ fn copy((key, value): (IVec, IVec)) -> (Bytes, Bytes) {
 /// sled leaves this to `crossbeam-epoch`, which collects a little at every 128th operation. A
 /// batch counts as one operation however large it is, so its garbage (every replaced page)
 /// would pile up to many times the cache size.
-fn collect_garbage(writes: usize) {
+pub(super) fn collect_garbage(writes: usize) {
     for _ in 0..COLLECTIONS_MIN + writes / WRITES_PER_COLLECTION {
         crossbeam_epoch::pin().flush();
     }
@@ -126,6 +139,7 @@ fn collect_garbage(writes: usize) {
 impl Engine for SledEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let value = self.db.get(key).map_err(engine_error("read a key"))?;
+        let value = value.filter(|value| !places::is_place(value));
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -137,42 +151,48 @@ impl Engine for SledEngine {
         if is_empty_range(&range) || limit == 0 {
             return Ok(Vec::new());
         }
-        let pairs = self.db.range::<&[u8], _>(range).take(limit);
-        pairs.map(|pair| pair.map(copy)).collect::<Result<_, _>>().map_err(engine_error("scan"))
+        let pairs = self.db.range::<&[u8], _>(range).filter_map(copy).take(limit);
+        let pairs: Vec<_> = pairs.collect::<Result<_, _>>().map_err(engine_error("scan"))?;
+        let bytes = pairs.iter().map(|(_, value)| value.len()).sum();
+        self.evictor.note(bytes).map_err(engine_error("let go of pages"))?;
+        Ok(pairs)
     }
 
     fn last_at_or_below(&self, key: &[u8]) -> Result<Option<(Bytes, Bytes)>, Error> {
-        let last = self.db.range::<&[u8], _>(..=key).next_back();
-        last.transpose().map(|pair| pair.map(copy)).map_err(engine_error("read backwards"))
+        let last = self.db.range::<&[u8], _>(..=key).rev().find_map(copy);
+        last.transpose().map_err(engine_error("read backwards"))
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), Error> {
+        self.make_places(&batch.appends)?;
         let mut writes = sled::Batch::default();
-        let count = batch.writes.len();
-        let mut large = Vec::new();
+        let count = batch.writes.len() + batch.appends.len();
+        let mut bytes = 0;
+        for (key, value) in &batch.appends {
+            bytes += value.len();
+            writes.insert(&key[..], &value[..]);
+        }
         for (key, value) in batch.writes {
             match value {
                 Some(value) => {
-                    if value.len() >= LARGE_RECORD_BYTES {
-                        large.push(key.clone());
-                    }
+                    bytes += value.len();
                     writes.insert(key, value);
                 }
-                None => writes.remove(key),
+                None => {
+                    bytes += REMOVAL_BYTES;
+                    writes.remove(key);
+                }
             }
         }
         self.db.apply_batch(writes).map_err(engine_error("write a batch"))?;
-        for key in large {
-            for _ in 0..READS_PER_RECORD {
-                self.db.get(&key).map_err(engine_error("read a record back"))?;
-            }
-        }
+        self.evictor.note(bytes).map_err(engine_error("let go of pages"))?;
         collect_garbage(count);
         Ok(())
     }
 
     fn sync(&self) -> Result<(), Error> {
-        self.db.flush().map(|_| ()).map_err(engine_error("flush"))
+        self.db.flush().map_err(engine_error("flush"))?;
+        self.evictor.synced().map_err(engine_error("let go of pages"))
     }
 
     fn size_bytes(&self) -> Result<u64, Error> {

@@ -163,6 +163,47 @@ fn a_key_whose_lease_is_gone_is_kept_without_it() {
     assert_eq!((kept.lease, &kept.value[..]), (0, &b"x"[..]));
 }
 
+/// etcd 3.6 adds `storageVersion` to `meta`; what comes after it may add more.
+#[test]
+fn what_later_releases_add_is_left_alone() {
+    let mut machine = filled();
+    let reader = Reader::open(file(&mut machine)).unwrap();
+    let mut writer = Writer::new(Cursor::new(Vec::new())).unwrap();
+    let mut added = Vec::new();
+    reader
+        .walk(|place| {
+            match place {
+                crate::bbolt::Place::Bucket(name) => {
+                    // In order of their names, as all buckets are.
+                    if *name > b"later"[..] && added.is_empty() {
+                        writer.bucket(b"later")?;
+                        writer.put(b"what", b"ever")?;
+                        added.push("bucket");
+                    }
+                    writer.bucket(name)?;
+                }
+                crate::bbolt::Place::Pair(key, value) => {
+                    if key == b"term" {
+                        writer.put(b"storageVersion", b"3.6.0")?;
+                        added.push("storageVersion");
+                    }
+                    // A field that 3.5 does not know, at the end of a lease.
+                    let is_lease = key == 9_i64.to_be_bytes();
+                    let more: &[u8] = if is_lease { b"\xf2\x07\x03new" } else { b"" };
+                    added.extend(is_lease.then_some("field"));
+                    writer.put(key, &[value, more].concat())?;
+                }
+            }
+            Ok::<_, crate::bbolt::Error>(true)
+        })
+        .unwrap();
+    added.sort_unstable();
+    assert_eq!(added, ["bucket", "field", "storageVersion"]);
+    let (copy, _) = import_bytes(writer.finish().unwrap().0.into_inner(), None).unwrap();
+    assert_eq!(range_at(&copy, 0), range_at(&machine, 0));
+    assert_eq!(copy.leases(), machine.leases());
+}
+
 #[test]
 fn rows_that_are_none_of_etcds_are_refused() {
     type Case<'a> = (&'a str, &'a [u8], &'a [u8], &'a [u8]);

@@ -277,6 +277,7 @@ fn a_new_log_takes_no_notice_of_the_remains_of_an_old_one() {
 }
 
 proptest! {
+    /// CVE-2020-15106.
     #[test]
     fn arbitrary_bytes_as_a_segment_never_panic(
         bytes in proptest::collection::vec(any::<u8>(), 0..3000),
@@ -284,6 +285,7 @@ proptest! {
         fuzz_segment(&bytes);
     }
 
+    /// CVE-2020-15112.
     #[test]
     fn arbitrary_records_with_right_checksums_never_panic(
         records in proptest::collection::vec((0..6_u8, 0..3_u8, 0..9_u8, any::<u8>()), 0..40),

@@ -1,9 +1,12 @@
 //! All versions of one key: the newest inline, of older ones only the revision.
+//!
+//! One of these is in memory for every key, so its size counts: it is one of the allocator's.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
+use super::older::Older;
 use crate::{
     KeyValue, LeaseId, Revision,
     history::ChangeRef,
@@ -16,14 +19,28 @@ pub(crate) struct Version {
     /// Key and value in one allocation; `None` for a tombstone, and where the value was put
     /// out of memory (history has it).
     pub(crate) data: Option<Bytes>,
-    pub(crate) rev: Rev,
-    pub(crate) tombstone: bool,
+    /// Its revision; the flag marks a tombstone.
+    change: PackedRev,
     pub(crate) create: Revision,
     pub(crate) version: i64,
     pub(crate) lease: LeaseId,
 }
 
 impl Version {
+    /// The version that `change` makes, its value in memory where `data` is given.
+    pub(crate) fn new(change: &ChangeRef<'_>, data: Option<Bytes>) -> Self {
+        let &ChangeRef { rev, tombstone, create, version, lease, .. } = change;
+        Self { data, change: PackedRev::new(rev, tombstone), create, version, lease }
+    }
+
+    pub(crate) fn rev(&self) -> Rev {
+        self.change.rev()
+    }
+
+    pub(crate) fn is_tombstone(&self) -> bool {
+        self.change.flag()
+    }
+
     /// As clients see it; `None` where the value is not in memory.
     pub(crate) fn key_value(&self, key_len: usize) -> Option<KeyValue> {
         self.data.as_ref().map(|data| self.with_data(data.clone(), key_len))
@@ -46,16 +63,10 @@ impl Version {
             key: Bytes::new(),
             value: Bytes::new(),
             create_revision: self.create,
-            mod_revision: self.rev.main,
+            mod_revision: self.change.main(),
             version: self.version,
             lease: self.lease,
         }
-    }
-
-    /// As history records it.
-    pub(crate) fn change<'a>(&self, key: &'a [u8], value: &'a [u8]) -> ChangeRef<'a> {
-        let &Self { rev, tombstone, create, version, lease, .. } = self;
-        ChangeRef { rev, tombstone, key, value, create, version, lease }
     }
 
     pub(crate) fn data_len(&self) -> u64 {
@@ -78,54 +89,47 @@ pub(crate) enum Found<'a> {
 #[derive(Debug)]
 pub(crate) struct KeyEntry {
     pub(crate) newest: Version,
-    /// Changes before the newest, ascending; the flag marks tombstones.
-    older: Vec<PackedRev>,
+    /// Changes before the newest.
+    older: Older,
     /// Read since the eviction hand last passed.
     referenced: AtomicBool,
 }
 
+// 112 bytes is a size of the allocator, the next one is 128.
+const _: () = assert!(size_of::<KeyEntry>() <= 112);
+
 impl KeyEntry {
     pub(crate) fn new(newest: Version) -> Self {
-        Self { newest, older: Vec::new(), referenced: AtomicBool::new(false) }
+        Self { newest, older: Older::default(), referenced: AtomicBool::new(false) }
     }
 
     /// Makes `version` the newest and returns the one before.
     pub(crate) fn replace(&mut self, version: Version) -> Version {
-        assert!(self.newest.rev < version.rev, "revisions of a key only grow");
-        if self.older.len() == self.older.capacity() {
-            // Less slack than doubling: there is one such list for every key.
-            self.older.reserve_exact((self.older.len() / 2).max(2));
-        }
-        self.older.push(PackedRev::new(self.newest.rev, self.newest.tombstone));
+        self.older.push((self.newest.rev(), self.newest.is_tombstone()), version.rev());
         std::mem::replace(&mut self.newest, version)
     }
 
     pub(crate) fn is_live(&self) -> bool {
-        !self.newest.tombstone
+        !self.newest.is_tombstone()
     }
 
     /// What is visible at `revision`.
     pub(crate) fn at(&self, revision: Revision) -> Found<'_> {
-        if self.newest.rev.main <= revision {
+        if self.newest.change.main() <= revision {
             return if self.is_live() { Found::Newest(&self.newest) } else { Found::None };
         }
-        match self.older_at(revision) {
-            Some(packed) if !packed.flag() => Found::Older(packed.rev()),
+        match self.older.at(revision, self.newest.rev()) {
+            Some((rev, false)) => Found::Older(rev),
             _ => Found::None,
         }
     }
 
-    fn older_at(&self, revision: Revision) -> Option<PackedRev> {
-        let after = self.older.partition_point(|packed| packed.main() <= revision);
-        after.checked_sub(1).and_then(|at| self.older.get(at)).copied()
-    }
-
     /// The newest change at or below `revision`, and whether it is a tombstone.
     pub(crate) fn change_at(&self, revision: Revision) -> Option<(Rev, bool)> {
-        if self.newest.rev.main <= revision {
-            return Some((self.newest.rev, self.newest.tombstone));
+        if self.newest.change.main() <= revision {
+            return Some((self.newest.rev(), self.newest.is_tombstone()));
         }
-        self.older_at(revision).map(|packed| (packed.rev(), packed.flag()))
+        self.older.at(revision, self.newest.rev())
     }
 
     /// Drops what a compaction at `revision` drops, reporting each. True where nothing is left.
@@ -136,15 +140,10 @@ impl KeyEntry {
         let Some((kept, tombstone)) = self.change_at(revision) else { return false };
         let drop_kept = tombstone && kept.main < revision;
         let is_dropped = |rev: Rev| rev < kept || (drop_kept && rev == kept);
-        let count = self.older.iter().take_while(|packed| is_dropped(packed.rev())).count();
-        for packed in self.older.drain(..count) {
-            dropped(packed.rev());
-        }
-        if self.older.capacity() > self.older.len() * 2 {
-            self.older.shrink_to_fit();
-        }
-        if is_dropped(self.newest.rev) {
-            dropped(self.newest.rev);
+        let newest = self.newest.rev();
+        self.older.drop_oldest(newest, is_dropped, &mut dropped);
+        if is_dropped(newest) {
+            dropped(newest);
             return true;
         }
         false

@@ -12,13 +12,15 @@ use std::{
 use super::{
     End,
     entry::{KeyEntry, Version},
+    key::Key,
 };
 use crate::types::Rev;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    keys: BTreeMap<Box<[u8]>, KeyEntry>,
+    /// Entries are boxed: a third and more of the places in the map's nodes is free.
+    keys: BTreeMap<Key, Box<KeyEntry>>,
     pub(crate) cached_bytes: u64,
     /// Where the eviction hand stands.
     hand: Option<Box<[u8]>>,
@@ -31,7 +33,7 @@ const EVICT_KEYS_MAX: usize = 1 << 16;
 
 impl Index {
     pub(crate) fn get(&self, key: &[u8]) -> Option<&KeyEntry> {
-        self.keys.get(key)
+        self.keys.get(key).map(|entry| &**entry)
     }
 
     /// The entry of `key` where it is live.
@@ -51,7 +53,7 @@ impl Index {
             self.cached_bytes -= before.data_len();
             return Some(before);
         }
-        self.keys.insert(Box::from(key), KeyEntry::new(version));
+        self.keys.insert(Key::from(key), Box::new(KeyEntry::new(version)));
         None
     }
 
@@ -65,10 +67,10 @@ impl Index {
         let Some(entry) = self.keys.get_mut(key) else {
             let version = make(None)?;
             self.cached_bytes += version.data_len();
-            self.keys.insert(Box::from(key), KeyEntry::new(version));
+            self.keys.insert(Key::from(key), Box::new(KeyEntry::new(version)));
             return Ok(None);
         };
-        let version = make(Some(&entry.newest).filter(|newest| !newest.tombstone))?;
+        let version = make(Some(&entry.newest).filter(|newest| !newest.is_tombstone()))?;
         self.cached_bytes += version.data_len();
         let before = entry.replace(version);
         self.cached_bytes -= before.data_len();
@@ -97,12 +99,12 @@ impl Index {
         };
         let range =
             if is_empty { btree_map::Range::default() } else { self.keys.range::<[u8], _>(bounds) };
-        range.map(|(key, entry)| (&**key, entry))
+        range.map(|(key, entry)| (&**key, &**entry))
     }
 
     /// All entries in key order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &KeyEntry)> {
-        self.keys.iter().map(|(key, entry)| (&**key, entry))
+        self.keys.iter().map(|(key, entry)| (&**key, &**entry))
     }
 
     /// Visits up to `max` entries from `from` on and removes those for which `drop` says so.
@@ -118,7 +120,7 @@ impl Index {
         let range = self.keys.range_mut::<[u8], _>((from, Bound::Unbounded));
         for (at, (key, entry)) in range.enumerate() {
             if at == max {
-                next = Some(key.clone());
+                next = Some(Box::from(&**key));
                 break;
             }
             if drop(key, entry) {
@@ -126,7 +128,7 @@ impl Index {
             }
         }
         for key in gone {
-            if let Some(entry) = self.keys.remove(&key) {
+            if let Some(entry) = self.keys.remove(&*key) {
                 self.cached_bytes -= entry.newest.data_len();
             }
         }
@@ -147,7 +149,7 @@ impl Index {
             self.hand = self.retain_step(from, EVICT_STEP_KEYS, |_, entry| {
                 seen += 1;
                 let over = cached - freed > budget;
-                if over && entry.newest.rev < unflushed && !entry.untouch() {
+                if over && entry.newest.rev() < unflushed && !entry.untouch() {
                     freed += entry.newest.data_len();
                     entry.newest.data = None;
                 }

@@ -42,7 +42,7 @@ pub struct RangePage {
 
 /// One pair found; its value may have to be read.
 #[derive(Clone, Copy, Debug)]
-enum Hit<'a> {
+pub(super) enum Hit<'a> {
     Newest(&'a [u8], &'a Version),
     Older(Rev),
 }
@@ -175,7 +175,7 @@ impl Store {
         let mut wanted = Vec::new();
         for (at, hit) in hits.iter().enumerate() {
             let (held, rev) = match *hit {
-                Hit::Newest(key, version) => (version.key_value(key.len()), version.rev),
+                Hit::Newest(key, version) => (version.key_value(key.len()), version.rev()),
                 Hit::Older(rev) => (None, rev),
             };
             if held.is_none() {
@@ -220,7 +220,7 @@ impl Store {
     }
 }
 
-fn hit<'a>(key: &'a [u8], entry: &'a KeyEntry, at: Revision) -> Option<Hit<'a>> {
+pub(super) fn hit<'a>(key: &'a [u8], entry: &'a KeyEntry, at: Revision) -> Option<Hit<'a>> {
     match entry.at(at) {
         Found::None => None,
         Found::Newest(version) => Some(Hit::Newest(key, version)),
@@ -237,7 +237,7 @@ fn fetched_max(range: &Range) -> usize {
     usize::try_from(range.limit).unwrap_or(usize::MAX).saturating_add(1)
 }
 
-fn is_filtered(range: &Range) -> bool {
+pub(super) fn is_filtered(range: &Range) -> bool {
     range.min_mod_revision != 0
         || range.max_mod_revision != 0
         || range.min_create_revision != 0
@@ -254,7 +254,7 @@ fn passes(range: &Range, kv: &KeyValue) -> bool {
 
 /// Sort target and whether descending; `None` where key order is the answer's order. A target
 /// other than the key without an order means ascending.
-fn sort_key(range: &Range) -> Option<(i32, bool)> {
+pub(super) fn sort_key(range: &Range) -> Option<(i32, bool)> {
     match (range.sort_order, range.sort_target) {
         (ORDER_NONE | ORDER_ASCEND, TARGET_KEY) => None,
         (order, target) => Some((target, order == ORDER_DESCEND)),

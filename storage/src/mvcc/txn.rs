@@ -36,7 +36,7 @@ impl Store {
     /// Runs a transaction that changes nothing; it may hold ranges only.
     pub(crate) fn read_txn(&self, txn: &Txn) -> Answer<TxnResponse> {
         let path = self.choose(txn)?;
-        if let Err(rejected) = self.check(txn, &path) {
+        if let Err(rejected) = self.check(txn, &path)? {
             return Ok(Err(rejected));
         }
         let succeeded = path.taken.first().copied().unwrap_or_default();
@@ -106,12 +106,12 @@ impl Store {
         let ordering = match &compare.target {
             CompareTarget::Version(operand) => found.version.cmp(operand),
             CompareTarget::Create(operand) => found.create.cmp(operand),
-            CompareTarget::Mod(operand) => found.rev.main.cmp(operand),
+            CompareTarget::Mod(operand) => found.rev().main.cmp(operand),
             CompareTarget::Lease(operand) => found.lease.cmp(operand),
             CompareTarget::Unknown => std::cmp::Ordering::Equal,
             CompareTarget::Value(operand) => match &found.data {
                 Some(data) => data[key_len..].cmp(operand),
-                None => self.history.get(found.rev)?.value.cmp(operand),
+                None => self.history.get(found.rev())?.value.cmp(operand),
             },
         };
         Ok(match compare.result {
@@ -124,18 +124,33 @@ impl Store {
     }
 
     /// Everything that can be wrong with the operations on the path, on the state before.
-    fn check(&self, txn: &Txn, path: &Path) -> Result<(), Rejected> {
+    fn check(&self, txn: &Txn, path: &Path) -> Answer<()> {
         let mut ops = Vec::new();
         flatten(txn, &mut path.taken.iter().copied(), &mut ops);
-        for op in &ops {
+        match self.check_ops(&ops) {
+            Ok(()) => self.check_answer(&ops),
+            Err(rejected) => Ok(Err(rejected)),
+        }
+    }
+
+    /// Bytes that the reads of a transaction answer in the present state.
+    pub(crate) fn txn_answer_bytes(&self, txn: &Txn) -> Answer<u64> {
+        let path = self.choose(txn)?;
+        let mut ops = Vec::new();
+        flatten(txn, &mut path.taken.iter().copied(), &mut ops);
+        self.answer_bytes(&ops)
+    }
+
+    fn check_ops(&self, ops: &[&TxnOp]) -> Result<(), Rejected> {
+        for op in ops {
             match op {
                 TxnOp::Put(put) => self.check_txn_put(put)?,
                 TxnOp::Empty => return Err(Rejected::KeyNotFound),
                 _ => {}
             }
         }
-        self.check_kept_parts(&ops)?;
-        for op in &ops {
+        self.check_kept_parts(ops)?;
+        for op in ops {
             if let TxnOp::Range(range) = op {
                 self.check_txn_range(range.revision)?;
                 if !super::range::is_known_sort(range.sort_order, range.sort_target) {
@@ -222,7 +237,7 @@ pub(crate) fn apply(store: &mut Store, txn: &Txn) -> Answer<TxnResponse> {
         return Ok(Err(Rejected::TooManyOps));
     }
     let path = store.choose(txn)?;
-    if let Err(rejected) = store.check(txn, &path) {
+    if let Err(rejected) = store.check(txn, &path)? {
         return Ok(Err(rejected));
     }
     let mut writer = Writer::new(store);

@@ -58,7 +58,7 @@ impl<'a> Writer<'a> {
             if let Some(present) = present.filter(|_| put.ignore_value || put.prev_kv) {
                 kept = match present.key_value(key.len()) {
                     Some(kv) => Some(kv),
-                    None => Some(history.get(present.rev)?),
+                    None => Some(history.get(present.rev())?),
                 };
             }
             let value = match &kept {
@@ -66,15 +66,17 @@ impl<'a> Writer<'a> {
                 _ => &put.value,
             };
             let data = Bytes::from([key, value].concat());
-            let newest = Version {
+            let change = ChangeRef {
                 rev,
                 tombstone: false,
+                key,
+                value,
                 create: present.map_or(rev.main, |present| present.create),
                 version: present.map_or(0, |present| present.version).saturating_add(1),
                 lease: present.filter(|_| put.ignore_lease).map_or(put.lease, |kept| kept.lease),
-                data: Some(data),
             };
-            history.push(newest.change(key, value));
+            history.push(change);
+            let newest = Version::new(&change, Some(data));
             event = newest.key_value(key.len());
             Ok(newest)
         })?;
@@ -94,10 +96,10 @@ impl<'a> Writer<'a> {
         match before {
             None => Ok(None),
             // Changed twice in one command: the version in between was never visible.
-            Some(before) if before.rev.main == self.main => {
+            Some(before) if before.rev().main == self.main => {
                 self.store.version_at(key, self.main - 1)
             }
-            Some(before) if before.tombstone => Ok(None),
+            Some(before) if before.is_tombstone() => Ok(None),
             Some(before) => Ok(before.into_key_value(key.len())),
         }
     }
@@ -138,9 +140,9 @@ impl<'a> Writer<'a> {
         }
         let rev = self.next_rev();
         let store = &mut *self.store;
-        store.history.push(ChangeRef { rev, tombstone: true, key, ..ChangeRef::default() });
-        let tombstone = Version { rev, tombstone: true, ..Version::default() };
-        let before = store.index.insert(key, tombstone);
+        let tombstone = ChangeRef { rev, tombstone: true, key, ..ChangeRef::default() };
+        store.history.push(tombstone);
+        let before = store.index.insert(key, Version::new(&tombstone, None));
         if let Some(before) = &before {
             store.leases.detach(before.lease, key);
         }

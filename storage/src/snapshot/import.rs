@@ -119,7 +119,7 @@ pub(crate) fn complete(engine: &dyn Engine, mark: Option<&Mark>) -> Result<(), E
 /// Makes an engine one that nobody opens, durably, until [`complete`].
 pub(crate) fn mark_incomplete(engine: &dyn Engine) -> Result<(), Error> {
     let row = (keys::IMPORTING_ROW.to_vec(), Some(Vec::new()));
-    engine.write(WriteBatch { writes: vec![row] })?;
+    engine.write(WriteBatch { writes: vec![row], ..WriteBatch::default() })?;
     engine.sync()
 }
 

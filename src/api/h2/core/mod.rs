@@ -7,6 +7,7 @@
 //! Invariants:
 //! - no byte sequence panics, and each costs work in proportion to its length;
 //! - nothing is sent beyond the client's windows;
+//! - a client that takes what waits for it below the least rate loses it (`held`);
 //! - output grows past [`OUTPUT_BYTES_SOFT`] only by heads, trailers and control frames; the owner
 //!   stops reading at [`OUTPUT_BYTES_HARD`];
 //! - after a connection error the only output left is a GOAWAY.
@@ -14,6 +15,7 @@
 //! Source: RFC 9113.
 
 mod guard;
+mod held;
 mod receive;
 mod send;
 mod stream;
@@ -27,6 +29,7 @@ use std::{
 };
 
 use guard::{Flood, Guard};
+use held::Held;
 use receive::{Assembly, Memo};
 pub(super) use stream::{End, NO_TAG};
 use stream::{StreamHash, Streams};
@@ -128,7 +131,10 @@ pub(super) struct Core {
     roomy: Vec<u32>,
     out: Vec<u8>,
     out_sent: usize,
+    /// The frame that further messages may join.
+    growing: Option<send::Growing>,
     pongs: u32,
+    held: Held,
 }
 
 impl Core {
@@ -176,7 +182,9 @@ impl Core {
             roomy: Vec::new(),
             out,
             out_sent: 0,
+            growing: None,
             pongs: 0,
+            held: Held::default(),
             limits,
         }
     }
@@ -233,6 +241,7 @@ impl Core {
         self.closed = true;
         self.streams.clear();
         self.send_queue.clear();
+        self.held = Held::default();
         (self.unary_pending_bytes, self.queued_bytes) = (0, 0);
         self.assembly = None;
     }

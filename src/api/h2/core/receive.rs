@@ -176,6 +176,7 @@ impl Core {
             remote_open: !end,
             head_sent: false,
             unary: false,
+            whole: false,
             queued: false,
             wants_room: false,
             send_window: self.stream_send_window,
@@ -271,7 +272,10 @@ impl Core {
         self.check_not_idle(head.stream)?;
         match self.drop_stream(head.stream) {
             Some(open) => {
-                self.guard.reset(now)?;
+                // One that had an answer is how a client ends a watch.
+                if !open.head_sent {
+                    self.guard.reset(now)?;
+                }
                 Ok((open.tag != NO_TAG).then_some(Event::Gone { tag: open.tag }))
             }
             None => Ok(self.guard.idle_frame(1, now).map(|()| None)?),
@@ -318,6 +322,7 @@ impl Core {
         if open.pending_bytes > 0 && !open.queued {
             open.queued = true;
             self.send_queue.push_back(head.stream);
+            self.held.opened(head.stream, now);
         }
         Ok(None)
     }
@@ -375,6 +380,7 @@ impl Core {
             if open.pending_bytes > 0 && !open.queued && open.send_window > 0 {
                 open.queued = true;
                 self.send_queue.push_back(stream);
+                self.held.opened(stream, now);
             }
         }
         Ok(())

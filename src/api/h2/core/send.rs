@@ -1,5 +1,7 @@
 //! Answers: heads, bodies under flow control, trailers.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 
 use super::{
@@ -15,6 +17,14 @@ use super::{
 
 /// Largest DATA frame we send even when the client allows more: other streams wait for it.
 const DATA_FRAME_BYTES_MAX: usize = 32 << 10;
+/// A DATA frame at `start..end` of the output that messages of its stream may join.
+#[derive(Debug)]
+pub(super) struct Growing {
+    stream: u32,
+    start: usize,
+    end: usize,
+}
+
 /// Send queue entries of dropped streams tolerated before the queue is cleaned.
 const STALE_QUEUE_ENTRIES: usize = 64;
 
@@ -22,7 +32,14 @@ impl Core {
     /// Names the owner's number of a stream that was just requested.
     pub(in super::super) fn attach(&mut self, stream: u32, tag: u32, unary: bool) {
         if let Some(open) = self.streams.get_mut(&stream) {
-            (open.tag, open.unary) = (tag, unary);
+            (open.tag, open.unary, open.whole) = (tag, unary, unary);
+        }
+    }
+
+    /// The answer of a stream that is not unary is there as a whole too.
+    pub(in super::super) fn set_whole(&mut self, stream: u32) {
+        if let Some(open) = self.streams.get_mut(&stream) {
+            open.whole = true;
         }
     }
 
@@ -73,7 +90,63 @@ impl Core {
             self.grpc_head(stream);
         }
         let prefix = grpc::prefix(&message);
-        self.queue(stream, Chunk::message(prefix, message));
+        if !self.send_at_once(stream, prefix, &message) {
+            self.queue(stream, Chunk::message(prefix, message));
+        }
+    }
+
+    /// Sends or queues one message of a streaming answer that has begun; the stream's tag, and
+    /// whether it has room for another. `None`: its answer is over, and the message is not sent.
+    pub(in super::super) fn send_left(
+        &mut self,
+        stream: u32,
+        message: &[u8],
+    ) -> Option<(u32, bool)> {
+        let open = self.streams.get(&stream).filter(|open| open.tag != NO_TAG && open.head_sent)?;
+        let (tag, prefix) = (open.tag, grpc::prefix(message));
+        if !self.send_at_once(stream, prefix, message) {
+            self.queue(stream, Chunk::message(prefix, Bytes::copy_from_slice(message)));
+        }
+        Some((tag, self.has_room(stream)))
+    }
+
+    /// Writes a message that need not wait for anything, as one frame; `false` if it must queue.
+    fn send_at_once(&mut self, stream: u32, prefix: [u8; PREFIX_BYTES], message: &[u8]) -> bool {
+        let length = PREFIX_BYTES + message.len();
+        let Some(open) = self.streams.get_mut(&stream) else { return false };
+        let window = self.send_window.min(open.send_window);
+        let fits = i64::try_from(length).is_ok_and(|length| length <= window)
+            && length <= self.frame_bytes_max.min(DATA_FRAME_BYTES_MAX)
+            && self.out.len() < OUTPUT_BYTES_SOFT
+            && self.send_queue.is_empty()
+            && open.pending.is_empty()
+            && !open.unary
+            && !self.pressed;
+        if !fits {
+            return false;
+        }
+        let moved = i64::try_from(length).unwrap_or_default();
+        (open.send_window, self.send_window) = (open.send_window - moved, self.send_window - moved);
+        self.out.reserve(frame::HEAD_BYTES + length);
+        let start = self.growing_frame(stream, length);
+        let start = start.unwrap_or_else(|| open_frame(&mut self.out, kind::DATA, 0, stream));
+        self.out.extend_from_slice(&prefix);
+        self.out.extend_from_slice(message);
+        close_frame(&mut self.out, start);
+        self.growing = Some(Growing { stream, start, end: self.out.len() });
+        self.guard.sent(length);
+        true
+    }
+
+    /// Where the frame begins that a further message of this stream may join: the last of the
+    /// output, of which nothing is written. Clients count small frames and end a connection that
+    /// brings many of them.
+    fn growing_frame(&self, stream: u32, length: usize) -> Option<usize> {
+        let growing = self.growing.as_ref().filter(|growing| growing.stream == stream)?;
+        let payload = self.out.len() - growing.start - frame::HEAD_BYTES + length;
+        let fits = payload <= self.frame_bytes_max.min(DATA_FRAME_BYTES_MAX);
+        let is_last = growing.end == self.out.len() && growing.start >= self.out_sent;
+        (fits && is_last).then_some(growing.start)
     }
 
     /// Sends or queues a piece of a plain body.
@@ -164,9 +237,11 @@ impl Core {
         if self.out_sent >= self.out.len() {
             self.out.clear();
             self.out_sent = 0;
+            self.growing = None;
         } else if self.out_sent >= OUTPUT_BYTES_SOFT {
             self.out.drain(..self.out_sent);
             self.out_sent = 0;
+            self.growing = None;
         }
     }
 
@@ -179,13 +254,23 @@ impl Core {
 
     /// Moves queued bodies to the output, a frame per stream in turn, as far as windows and
     /// the output's size allow.
-    pub(in super::super) fn pump(&mut self) {
+    pub(in super::super) fn pump(&mut self, now: Instant) {
+        let before = self.queued_bytes;
+        self.move_queued(now);
+        // Below it only falls, by what is sent.
+        self.held.moved(before - self.queued_bytes, !self.send_queue.is_empty(), now);
+    }
+
+    fn move_queued(&mut self, now: Instant) {
         while self.output().len() < OUTPUT_BYTES_SOFT
             && let Some(stream) = self.send_queue.pop_front()
         {
             let Some(open) = self.streams.get_mut(&stream) else { continue };
             if open.send_window <= 0 {
                 open.queued = false; // a window update queues it again
+                if open.whole {
+                    self.held.closed(stream, now, self.limits.pace());
+                }
                 continue;
             }
             if self.send_window <= 0 {
@@ -193,6 +278,7 @@ impl Core {
                 break;
             }
             let length = self.send_data(stream);
+            self.held.took(stream, length.moved, now);
             self.unary_pending_bytes -= length.unary;
             match length.left {
                 0 => self.sent_all(stream),
@@ -236,7 +322,8 @@ impl Core {
             }
         }
         self.guard.sent(length);
-        Sent { left: open.pending_bytes, unary: if open.unary { length } else { 0 } }
+        let unary = if open.unary { length } else { 0 };
+        Sent { left: open.pending_bytes, moved: length, unary }
     }
 
     fn sent_all(&mut self, stream: u32) {
@@ -257,7 +344,8 @@ impl Core {
             self.unary_pending_bytes += chunk.len();
         }
         open.pending.push_back(chunk);
-        if !open.queued && open.send_window > 0 {
+        // With a closed window too: the pump notes what waits for the client then.
+        if !open.queued {
             open.queued = true;
             self.send_queue.push_back(stream);
         }
@@ -319,6 +407,7 @@ impl Core {
     /// Removes a stream from the table and its bytes from the counts.
     pub(super) fn drop_stream(&mut self, stream: u32) -> Option<Stream> {
         let open = self.streams.remove(&stream)?;
+        self.held.dropped(stream);
         self.queued_bytes -= open.pending_bytes;
         if open.unary {
             self.unary_pending_bytes -= open.pending_bytes;
@@ -385,6 +474,8 @@ impl Core {
 struct Sent {
     /// Bytes still queued on the stream.
     left: usize,
+    /// Bytes moved to the output.
+    moved: usize,
     /// Bytes that no longer count as waiting unary answers.
     unary: usize,
 }

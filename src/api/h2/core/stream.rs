@@ -65,6 +65,8 @@ pub(super) struct Stream {
     pub head_sent: bool,
     /// Counts against the limit of unary answers.
     pub unary: bool,
+    /// Its answer is there as a whole, so the client alone decides how long it is held.
+    pub whole: bool,
     /// In the send queue.
     pub queued: bool,
     /// The owner waits for `pending_bytes` to fall.

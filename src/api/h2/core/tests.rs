@@ -53,7 +53,7 @@ fn feed(core: &mut Core, bytes: &[u8]) -> Vec<String> {
 
 /// Takes the output as text, one frame each.
 fn output(core: &mut Core) -> Vec<String> {
-    core.pump();
+    core.pump(Instant::now());
     let mut frames = Vec::new();
     let mut rest = core.output();
     while let Some(head) = FrameHead::parse(rest) {
@@ -297,7 +297,7 @@ fn output_is_filled_only_as_it_is_written() {
     core.send_unary(1, Bytes::from(vec![0; 10 << 20]));
     let mut sent = 0;
     while !core.streams.is_empty() {
-        core.pump();
+        core.pump(Instant::now());
         assert!(core.output().len() <= OUTPUT_BYTES_SOFT + (64 << 10));
         let bytes = core.output().len().min(10_000);
         core.written(bytes);
@@ -327,7 +327,7 @@ fn dropped_streams_leave_no_bytes_and_no_queue() {
         let stream = 2 * n + 1;
         feed(&mut core, &request(stream, HEADERS_END));
         core.send_unary(stream, Bytes::from(vec![0; 20_000]));
-        core.pump();
+        core.pump(Instant::now());
         core.written(core.output().len());
         feed(&mut core, &frame_of(kind::RST_STREAM, 0, stream, &[0; 4]));
     }
@@ -436,5 +436,56 @@ fn an_early_answer_stops_a_long_upload_and_waits_out_a_short_one() {
         let rest = frame_of(kind::DATA, flag::END_STREAM, stream, &[0; 14]);
         assert_eq!(feed(&mut core, &rest), [""; 0]);
         assert_eq!(output(&mut core), [""; 0], "{length} bytes");
+    }
+}
+
+/// Rust's h2 ends a connection with more than a hundred small frames that nobody has read yet.
+#[test]
+fn small_messages_of_a_stream_share_a_frame_until_it_is_written() {
+    let mut core = core();
+    feed(&mut core, &[request(1, HEADERS_END), request(3, HEADERS_END)].concat());
+    core.attach(1, 1, false);
+    core.attach(3, 3, false);
+    let say = |core: &mut Core, stream, text: &'static str| core.send_message(stream, text.into());
+    say(&mut core, 1, "first");
+    say(&mut core, 1, "second");
+    say(&mut core, 3, "other");
+    say(&mut core, 1, "third");
+    let (first, second, other, third) = (5 + 5, 5 + 6, 5 + 5, 5 + 5);
+    let together = format!("data 1 {}", first + second);
+    let want = ["headers 1", &together, "headers 3", &format!("data 3 {other}")];
+    assert_eq!(output(&mut core), [&want[..], &[&format!("data 1 {third}")]].concat());
+    // What has left, even in part, is not touched.
+    say(&mut core, 1, "first");
+    core.written(3);
+    say(&mut core, 1, "second");
+    assert_eq!(core.output().len(), 2 * HEAD_BYTES + first + second - 3);
+    core.written(core.output().len());
+    say(&mut core, 1, "first");
+    assert_eq!(output(&mut core), [format!("data 1 {first}")]);
+    // Nor does a frame grow beyond the largest.
+    let large = Bytes::from(vec![b'x'; 9_000]);
+    core.send_message(1, large.clone());
+    core.send_message(1, large);
+    assert_eq!(output(&mut core), ["data 1 9005", "data 1 9005"]);
+}
+
+#[test]
+fn streams_that_were_answered_may_be_reset_in_any_number() {
+    let limits = || Limits { resets_burst: 3, resets_per_s: 0, ..Limits::default() };
+    let reset = |stream| frame_of(kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+    for (is_answered, is_ended) in [(true, false), (false, true)] {
+        let mut core = core_with(limits());
+        for number in 0..6 {
+            let stream = 2 * number + 1;
+            feed(&mut core, &request(stream, HEADERS_END));
+            core.attach(stream, stream, false);
+            if is_answered {
+                core.send_message(stream, "made".into());
+            }
+            feed(&mut core, &reset(stream));
+        }
+        let ended = output(&mut core).iter().any(|frame| frame.starts_with("goaway"));
+        assert_eq!(ended, is_ended, "answered: {is_answered}");
     }
 }

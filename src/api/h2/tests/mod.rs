@@ -5,6 +5,7 @@ mod calls;
 mod plain;
 mod raw;
 mod services;
+mod slow;
 
 use std::{future::Future, net::SocketAddr, rc::Rc, time::Duration};
 

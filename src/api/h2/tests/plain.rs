@@ -1,12 +1,18 @@
 //! Requests that are not gRPC, over both protocols.
 
-use std::time::Duration;
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
 
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Version, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     net::TcpStream,
 };
 
@@ -17,7 +23,7 @@ use super::{
 };
 
 /// HEADERS of a plain request.
-fn head(stream: u32, method: &str, path: &str, end: bool) -> Vec<u8> {
+pub(super) fn head(stream: u32, method: &str, path: &str, end: bool) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in [(":method", method), (":scheme", "http"), (":path", path)] {
         block.push(0);
@@ -131,5 +137,124 @@ fn a_silent_connection_is_closed() {
         socket.write_all(frame::PREFACE).await.unwrap();
         let mut rest = Vec::new();
         socket.read_to_end(&mut rest).await.unwrap();
+    });
+}
+
+/// Bytes between the two ends of a connection that hold no more.
+const PIPE_BYTES: usize = 1_024;
+/// Time without a byte taken, in these tests.
+const STALL: Duration = Duration::from_millis(300);
+
+fn stalling() -> (Rc<TestServices>, Rc<Environment>) {
+    let services = Rc::new(TestServices::default());
+    let environment = Environment {
+        services: Rc::new(Rc::clone(&services)),
+        http: Rc::new(Rc::clone(&services)),
+        limits: Rc::new(Limits { write_stall_timeout: STALL, ..Limits::default() }),
+        http1: Http1Limits::default(),
+        drain: Rc::default(),
+        held: Rc::default(),
+    };
+    (services, Rc::new(environment))
+}
+
+/// Takes everything at once and passes it on when flushed, as TLS does with its last record.
+pub(super) struct Buffered {
+    pub io: DuplexStream,
+    pub waiting: Vec<u8>,
+}
+
+impl AsyncRead for Buffered {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Buffered {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.waiting.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while !this.waiting.is_empty() {
+            let taken =
+                std::task::ready!(Pin::new(&mut this.io).poll_write(context, &this.waiting))?;
+            this.waiting.drain(..taken);
+        }
+        Pin::new(&mut this.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.as_mut().poll_flush(context))?;
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+/// Runs a test of one connection whose two ends are in memory.
+pub(super) fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+/// Etcd 3.6.14 bounds the time of heads; the time of answers needs a bound as well.
+#[test]
+fn a_client_that_takes_nothing_of_its_http1_answer_is_ended_with_what_it_holds() {
+    run(async {
+        // In the middle of an answer, and at its end where the rest waits below us, as in TLS.
+        for (answer_bytes, is_buffered) in [(1_000_000, false), (1_000_000, true), (2_000, true)] {
+            let (_services, environment) = stalling();
+            let (mut client, server) = tokio::io::duplex(PIPE_BYTES);
+            let request = format!("GET /big?{answer_bytes} HTTP/1.1\r\nhost: a\r\n\r\n");
+            client.write_all(request.as_bytes()).await.unwrap();
+            let held = Rc::downgrade(&environment);
+            let began = Instant::now();
+            let info = ConnectionInfo::default();
+            let served: Pin<Box<dyn Future<Output = ()>>> = if is_buffered {
+                let io = Buffered { io: server, waiting: Vec::new() };
+                Box::pin(connection::serve(io, info, environment))
+            } else {
+                Box::pin(connection::serve(server, info, environment))
+            };
+            let context = format!("{answer_bytes} bytes, buffered: {is_buffered}");
+            tokio::time::timeout(TEST_TIMEOUT / 4, served).await.expect(&context);
+            assert!(began.elapsed() >= STALL, "{context}: ended too early");
+            assert_eq!(held.strong_count(), 0, "{context}: something of it is still there");
+            // The client is still there; it gets what was under way, and the end.
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.unwrap();
+            assert!(rest.starts_with(b"HTTP/1.1 201"), "{context}");
+            assert!(rest.len() <= PIPE_BYTES, "{context}");
+        }
+    });
+}
+
+#[test]
+fn a_client_that_reads_slowly_gets_its_whole_http1_answer() {
+    run(async {
+        let (_services, environment) = stalling();
+        let (mut client, server) = tokio::io::duplex(PIPE_BYTES);
+        let served = connection::serve(server, ConnectionInfo::default(), environment);
+        tokio::task::spawn_local(served);
+        client.write_all(b"GET /big?12000 HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let began = Instant::now();
+        let (mut read, mut part) = (Vec::new(), [0; 512]);
+        while read.len() < 12_000 {
+            // Each pause is shorter than the limit, all together are longer.
+            tokio::time::sleep(STALL / 10).await;
+            let taken = client.read(&mut part).await.unwrap();
+            assert!(taken > 0, "cut after {} bytes", read.len());
+            read.extend_from_slice(&part[..taken]);
+        }
+        assert!(began.elapsed() > STALL, "too quick to tell");
     });
 }

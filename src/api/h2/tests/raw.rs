@@ -151,7 +151,7 @@ pub(super) fn put(stream: u32, key: &'static str) -> Vec<u8> {
 }
 
 pub(super) const PUT: &str = "/etcdserverpb.KV/Put";
-const RANGE: &str = "/etcdserverpb.KV/Range";
+pub(super) const RANGE: &str = "/etcdserverpb.KV/Range";
 const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 
 #[test]

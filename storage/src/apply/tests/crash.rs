@@ -297,7 +297,7 @@ fn merging_leaves_few_blocks_and_no_row_behind() {
 fn an_engine_of_another_format_or_with_a_hole_is_refused() {
     let write = |engine: &MemoryEngine, key: &[u8], row: Option<&[u8]>| {
         let writes = vec![(key.to_vec(), row.map(<[u8]>::to_vec))];
-        engine.write(crate::engine::WriteBatch { writes }).unwrap();
+        engine.write(crate::engine::WriteBatch { writes, ..Default::default() }).unwrap();
     };
     type Case = (&'static str, &'static [u8], Option<&'static [u8]>);
     let cases: [Case; 5] = [

@@ -1,7 +1,13 @@
 //! Bytes that changed on disk: found and named, never repaired by forgetting.
 
 use super::*;
-use crate::disk::Disk as _;
+use crate::{
+    disk::Disk as _,
+    log::record::{
+        HEADER_USED_BYTES, Header, Kind, RECORD_HEADER_BYTES, Stamp, decode_segment_header,
+        record_bytes,
+    },
+};
 
 /// The same files on another disk, some changed on the way.
 fn copy(disk: &FaultDisk, change: impl Fn(&str, &mut Vec<u8>)) -> FaultDisk {
@@ -184,6 +190,7 @@ fn a_row_that_decays_while_the_log_is_open_is_not_read() {
     assert!(matches!(error, Error::Corrupt { .. }), "{error}");
 }
 
+/// CVE-2020-15106: a reader that took a length for granted.
 #[test]
 fn a_forged_length_is_not_believed() {
     let disk = sample();
@@ -196,4 +203,80 @@ fn a_forged_length_is_not_believed() {
         let opened = open(&damaged);
         assert!(matches!(opened, Err(Error::Corrupt { .. })), "{len}: {opened:?}");
     }
+}
+
+/// CVE-2020-15112: whoever can write a file can make a right checksum, too. A row that does not
+/// follow the one before is corruption; whatever else is claimed is judged without a panic and
+/// without believing a length.
+#[test]
+fn forged_headers_with_right_checksums_are_found_out() {
+    let disk = sample();
+    let (mut rows, mut others) = (0, 0);
+    for (name, at, header) in records(&disk) {
+        let mut forgeries = Vec::new();
+        for index in [0, 1, header.index ^ 1, 1 << 40, u64::MAX - 1, u64::MAX] {
+            forgeries.push(Header { index, ..header });
+        }
+        for len in [0, header.len + 24, 12_000, 1 << 31, u32::MAX] {
+            forgeries.push(Header { len, ..header });
+        }
+        for synced in [0, 1 << 31, u32::MAX] {
+            forgeries.push(Header { synced, ..header });
+        }
+        for forged in forgeries.into_iter().filter(|forged| *forged != header) {
+            let damaged = copy(&disk, |other, bytes| {
+                if *other == *name {
+                    forge(bytes, at, forged);
+                }
+            });
+            let opened = open(&damaged);
+            let is_wrong_row = header.kind == Kind::Row && forged.index != header.index;
+            if is_wrong_row {
+                assert!(matches!(opened, Err(Error::Corrupt { .. })), "{name} {at}: {forged:?}");
+                rows += 1;
+            } else {
+                // No panic, and rows that follow each other or an error that names the place.
+                if let Ok(wal) = opened {
+                    assert!(indexes(&wal).is_sorted(), "{name} {at}: {forged:?}");
+                }
+                others += 1;
+            }
+        }
+    }
+    assert!(rows > 100 && others > 100, "{rows} and {others} forgeries prove nothing");
+}
+
+/// Every record of every segment: file, place and header.
+fn records(disk: &FaultDisk) -> Vec<(String, usize, Header)> {
+    let mut found = Vec::new();
+    for name in disk.list().unwrap().into_iter().filter(|name| name.ends_with(".wal")) {
+        let bytes = disk.contents(&name).unwrap();
+        let (_, stamp) = stamp_of(&bytes);
+        let mut at = 4096;
+        while let Some(head) = bytes.get(at..at + RECORD_HEADER_BYTES) {
+            let Some(header) = stamp.parse(head.try_into().unwrap()) else { break };
+            found.push((name.clone(), at, header));
+            at += record_bytes(header.len as usize);
+        }
+    }
+    found
+}
+
+fn stamp_of(bytes: &[u8]) -> (u64, Stamp) {
+    let head = bytes[..HEADER_USED_BYTES].try_into().unwrap();
+    decode_segment_header(head, bytes.len() as u64).unwrap()
+}
+
+/// Puts another header in place, with a checksum over it and over as much as it claims and there is.
+fn forge(bytes: &mut [u8], at: usize, forged: Header) {
+    let (_, stamp) = stamp_of(bytes);
+    let start = at + RECORD_HEADER_BYTES;
+    let end = start.saturating_add(forged.len as usize).min(bytes.len());
+    let payload = bytes[start..end].to_vec();
+    let len = u32::try_from(payload.len()).unwrap();
+    let mut made = Vec::new();
+    stamp.encode(Header { len, ..forged }, &[&payload], &mut made);
+    bytes[at..start].copy_from_slice(&made[..RECORD_HEADER_BYTES]);
+    // Beyond the file no checksum can be right.
+    bytes[at + 4..at + 8].copy_from_slice(&forged.len.to_le_bytes());
 }

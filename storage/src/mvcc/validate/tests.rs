@@ -171,6 +171,7 @@ fn only_ranges_at_the_top_are_read_only() {
     assert!(!is_read_only(&txn(vec![nest(vec![get("a")], vec![])], vec![])));
 }
 
+/// etcd 3.6.14: what was nested did not count.
 #[test]
 fn quota_counts_the_costlier_branch_with_what_is_nested() {
     let txn = |success, failure| {

@@ -111,10 +111,12 @@ fn rows_that_do_not_fit_together_are_refused() {
         let mut tree = Tree::default();
         tree.write(&set("/f", "1")).unwrap();
         tree.take_dirty(|key, row| {
-            engine.write(crate::engine::WriteBatch { writes: vec![(key, row)] }).unwrap();
+            engine
+                .write(crate::engine::WriteBatch { writes: vec![(key, row)], ..Default::default() })
+                .unwrap();
         });
         let writes = vec![(key.to_vec(), Some(row.to_vec())), (b"mformat".to_vec(), Some(vec![1]))];
-        engine.write(crate::engine::WriteBatch { writes }).unwrap();
+        engine.write(crate::engine::WriteBatch { writes, ..Default::default() }).unwrap();
         assert!(StateMachine::open(Arc::new(engine), options()).is_err(), "{key:?}");
     }
 }
