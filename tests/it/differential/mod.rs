@@ -78,8 +78,8 @@ fn run(trace: &[Step]) -> Result<Option<Failure>> {
     for (index, step) in trace.iter().enumerate() {
         let step = step.resolve(marks);
         let (want, have) = std::thread::scope(|scope| {
-            let other = scope.spawn(|| candidate.play(&step));
-            let want = reference.play(&step);
+            let other = scope.spawn(|| candidate.play(&step, marks));
+            let want = reference.play(&step, marks);
             (want, other.join().expect("playing does not panic"))
         });
         // A reference that fails makes the test unusable; a candidate that fails is a finding.
@@ -121,7 +121,7 @@ fn each_kind_of_wrong_answer_is_noticed() -> Result<()> {
     let mut random = Random::new(1);
     for step in Generator::new(random.bits()).steps(600) {
         let step = step.resolve(marks);
-        let answer = server.play(&step)?;
+        let answer = server.play(&step, marks)?;
         marks.learn(&step, &answer);
         let want = normalise(&step, answer.clone());
         ensure!(

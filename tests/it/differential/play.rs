@@ -30,22 +30,27 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Marks {
     /// Newest revision.
-    pub(crate) now: i64,
-    /// Compacted revision; 1, the empty store, before the first compaction.
-    pub(crate) low: i64,
+    now: i64,
+    /// Compacted revision, once there was a compaction.
+    compacted: Option<i64>,
 }
 
 impl Default for Marks {
     fn default() -> Self {
-        Self { now: 1, low: 1 }
+        Self { now: 1, compacted: None }
     }
 }
 
 impl Marks {
+    /// Compacted revision; 1, that of the empty store, before the first compaction.
+    pub(crate) fn low(self) -> i64 {
+        self.compacted.unwrap_or(1)
+    }
+
     /// `@now-3`, `@now+1`, `@low`, ... as a revision.
     pub(crate) fn revision(self, text: &str) -> i64 {
         let (base, offset) = match text.split_at_checked(4) {
-            Some(("@low", offset)) => (self.low, offset),
+            Some(("@low", offset)) => (self.low(), offset),
             Some((_, offset)) => (self.now, offset),
             None => (self.now, ""),
         };
@@ -64,8 +69,13 @@ impl Marks {
         if let Step::Call { method: Method::Compact, body, .. } = step
             && answer.get("ok").is_some()
         {
-            self.low = self.low.max(body.get("revision").and_then(integer).unwrap_or(0));
+            self.compacted = self.compacted.max(body.get("revision").and_then(integer));
         }
+    }
+
+    /// Whether a watch from `start` on, 0 for now, asks for what was compacted.
+    fn is_compacted(self, start: i64) -> bool {
+        start != 0 && self.compacted.is_some_and(|compacted| start < compacted)
     }
 }
 
@@ -93,13 +103,14 @@ impl Player {
         Ok(Self { runtime, cluster, http, client })
     }
 
-    /// Plays a resolved step: `{"ok": body}`, `{"code": N, "message": T}`, or lanes of a watch.
-    pub(crate) fn play(&mut self, step: &Step) -> Result<Value> {
+    /// Plays a step resolved with `marks`: `{"ok": body}`, `{"code": N, "message": T}`, or lanes of
+    /// a watch.
+    pub(crate) fn play(&mut self, step: &Step, marks: Marks) -> Result<Value> {
         match step {
             Step::Call { transport: Transport::Json, method, body } => self.json(*method, body),
             Step::Call { transport: Transport::Grpc, method, body } => self.grpc(*method, body),
             Step::KeepAlive { transport, ids } => self.keep_alive(*transport, ids),
-            Step::Watch { transport, creates } => self.watch(*transport, creates),
+            Step::Watch { transport, creates } => self.watch(*transport, creates, marks),
         }
     }
 
@@ -139,7 +150,7 @@ impl Player {
         Ok(json!({ "ok": answers }))
     }
 
-    fn watch(&mut self, transport: Transport, creates: &[Value]) -> Result<Value> {
+    fn watch(&mut self, transport: Transport, creates: &[Value], marks: Marks) -> Result<Value> {
         let requests: Vec<Value> =
             creates.iter().map(|create| json!({ "create_request": create })).collect();
         let mut stream = Stream::open(self, transport, &WATCH, &requests, true)?;
@@ -153,8 +164,11 @@ impl Player {
             lanes.take(&message);
         }
         let closing = self.closing_changes(creates)?;
-        let ends: Vec<Option<i64>> =
-            creates.iter().zip(&closing).map(|(create, both)| end_of(create, *both)).collect();
+        let ends: Vec<End> = creates
+            .iter()
+            .zip(&closing)
+            .map(|(create, closing)| End::of(create, *closing, marks))
+            .collect();
         while !lanes.complete(&ends) {
             let Some(message) = stream
                 .next(&self.runtime, deadline)
@@ -227,46 +241,67 @@ impl Lanes {
         }
     }
 
-    /// True once every watch that is not cancelled has shown its last change.
-    fn complete(&self, ends: &[Option<i64>]) -> bool {
+    /// True once every watch has shown its end. One cancelled out of turn is complete as well: its
+    /// lane tells.
+    fn complete(&self, ends: &[End]) -> bool {
         ends.iter().zip(&self.created).all(|(end, id)| {
-            let Some(end) = *end else { return true };
-            let lane = self.lanes.get(id).into_iter().flatten();
-            lane.filter_map(first_event).any(|event| mod_revision(event) >= end)
-                || self.cancelled.contains(id)
+            let lane = || self.lanes.get(id).into_iter().flatten().filter_map(first_event);
+            self.cancelled.contains(id)
+                || match *end {
+                    End::Open => true,
+                    End::Cancel => false,
+                    End::Change(end) => lane().any(|event| mod_revision(event) >= end),
+                }
         })
     }
 
     /// The lanes, each up to its last change: later ones belong to other watches' ends, and
     /// whether they arrived yet is chance.
-    fn into_value(mut self, ends: &[Option<i64>]) -> Value {
+    fn into_value(mut self, ends: &[End]) -> Value {
         for (end, id) in ends.iter().zip(&self.created) {
-            if let (Some(end), Some(lane)) = (end, self.lanes.get_mut(id)) {
-                lane.retain(|item| {
-                    first_event(item).is_none_or(|event| mod_revision(event) <= *end)
-                });
-            } else if let Some(lane) = self.lanes.get_mut(id) {
-                lane.retain(|item| first_event(item).is_none());
-            }
+            let Some(lane) = self.lanes.get_mut(id) else { continue };
+            lane.retain(|item| {
+                first_event(item).is_none_or(|event| match *end {
+                    End::Open => false,
+                    End::Cancel => true,
+                    End::Change(end) => mod_revision(event) <= end,
+                })
+            });
         }
         json!({ "lanes": self.lanes, "faults": self.faults })
     }
 }
 
-/// The revision of the last change that a watch shows, given the revisions of the closing put
-/// and delete of its key; `None` if it need not show either.
-fn end_of(create: &Value, (put, delete): (i64, i64)) -> Option<i64> {
-    let filters = create.get("filters").and_then(Value::as_array);
-    let hides =
-        |name: &str| filters.is_some_and(|filters| filters.iter().any(|filter| filter == name));
-    let end = match (hides("NOPUT"), hides("NODELETE")) {
-        (true, true) => return None,
-        (false, true) => put,
-        _ => delete,
-    };
-    // A watch from the future on may see nothing of this.
-    let start = create.get("start_revision").and_then(integer).unwrap_or(0);
-    (start <= end).then_some(end)
+/// What a watch must have shown before it is compared.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// The change with this revision.
+    Change(i64),
+    /// That it is cancelled, for it asks for compacted revisions. etcd takes up to 100 ms for it.
+    Cancel,
+    /// Nothing after its creation: it need not show either closing change.
+    Open,
+}
+
+impl End {
+    /// The end of a watch, given the revisions of the closing put and delete of its key and the
+    /// marks before it.
+    fn of(create: &Value, (put, delete): (i64, i64), marks: Marks) -> Self {
+        let start = create.get("start_revision").and_then(integer).unwrap_or(0);
+        if marks.is_compacted(start) {
+            return Self::Cancel;
+        }
+        let filters = create.get("filters").and_then(Value::as_array);
+        let hides =
+            |name: &str| filters.is_some_and(|filters| filters.iter().any(|filter| filter == name));
+        let end = match (hides("NOPUT"), hides("NODELETE")) {
+            (true, true) => return Self::Open,
+            (false, true) => put,
+            _ => delete,
+        };
+        // A watch from the future on may see nothing of this.
+        if start <= end { Self::Change(end) } else { Self::Open }
+    }
 }
 
 fn first_event(item: &Value) -> Option<&Value> {

@@ -132,7 +132,7 @@ fn fill(value: &mut Value, marks: Marks) {
 fn keep_defined(create: &mut Value, marks: Marks) {
     let Some(start) = create.get_mut("start_revision") else { return };
     let revision = integer(start).unwrap_or(0).max(1);
-    let defined = if revision == marks.low { revision + 1 } else { revision };
+    let defined = if revision == marks.low() { revision + 1 } else { revision };
     *start = Value::String(defined.to_string());
 }
 
