@@ -99,7 +99,7 @@ impl Config {
                 cache_bytes: 256 << 20,
                 ..tripod_storage::apply::Options::default()
             },
-            flush_bytes: 4 << 20,
+            flush_bytes: 2 << 20,
             flush_bytes_max: 128 << 20,
             flush_interval_ms: 1_000,
             engine_sync_interval_ms: 5_000,

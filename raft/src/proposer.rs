@@ -131,10 +131,11 @@ impl Proposer {
     }
 
     /// Makes a batch of what waits and remembers its callers.
-    fn begin(&self, chunk: Chunk, sequence: u64) -> Attempt {
+    fn begin(&self, mut chunk: Chunk, sequence: u64) -> Attempt {
         let id = BatchId { node: self.hub.node_id, incarnation: self.hub.incarnation, sequence };
         let deadline = chunk.since + self.timeout;
         let batch = Batch::decoded(chunk.writer.finish(id), chunk.commands);
+        self.hub.queues.reuse(chunk.writer);
         self.hub.queues.counters.batch_commands.observe(chunk.dests.len() as u64);
         self.hub.expect_batch(sequence, chunk.dests, deadline);
         self.hub.queues.counters.batches.fetch_add(1, Ordering::Relaxed);

@@ -131,6 +131,8 @@ struct Proposals {
     forwarded: Vec<Forwarded>,
     commands: usize,
     bytes: usize,
+    /// Of the batch before, for the next chunk.
+    spare: Option<BatchWriter>,
     closed: bool,
     waker: Option<Waker>,
 }
@@ -201,8 +203,9 @@ impl Queues {
             chunk.commands.len() < BATCH_COMMANDS_MAX && chunk.writer.len() < BATCH_BYTES_MAX
         });
         if !open {
+            let writer = proposals.spare.take().unwrap_or_default();
             proposals.chunks.push_back(Chunk {
-                writer: BatchWriter::default(),
+                writer,
                 commands: Vec::with_capacity(16),
                 dests: Vec::with_capacity(16),
                 since: Instant::now(),
@@ -221,6 +224,13 @@ impl Queues {
             waker.wake();
         }
         Ok(())
+    }
+
+    /// Takes back the writer of a finished batch.
+    pub(crate) fn reuse(&self, writer: BatchWriter) {
+        if let Some(writer) = writer.reused() {
+            self.proposals.lock().spare = Some(writer);
+        }
     }
 
     /// Adds a batch of another member; `None` once closed.

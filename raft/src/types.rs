@@ -91,6 +91,9 @@ const BATCH_FORMAT: u8 = 1;
 /// the queue's batch limit and may go over it by one request.
 pub const BATCH_BYTES_LIMIT: usize = 16 << 20;
 
+/// Largest place that a writer keeps for the next batch.
+const WRITER_BYTES_KEPT: usize = 256 << 10;
+
 /// Bytes that are not a batch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed batch: {0}")]
@@ -223,15 +226,22 @@ impl BatchWriter {
         self.bytes.len()
     }
 
-    /// The bytes of the batch.
-    pub(crate) fn finish(mut self, id: BatchId) -> Bytes {
+    /// The bytes of the batch, in a place of their size: the log's cache keeps them for a while.
+    pub(crate) fn finish(&mut self, id: BatchId) -> Bytes {
         let mut header = &mut self.bytes[..BATCH_HEADER_BYTES];
         header.put_u8(BATCH_FORMAT);
         header.put_u64_le(id.node);
         header.put_u64_le(id.incarnation);
         header.put_u64_le(id.sequence);
         header.put_u32_le(self.count);
-        self.bytes.freeze()
+        Bytes::copy_from_slice(&self.bytes)
+    }
+
+    /// For the next batch, without what this one wrote; `None` where its place is too large.
+    pub(crate) fn reused(mut self) -> Option<Self> {
+        self.bytes.truncate(BATCH_HEADER_BYTES);
+        self.count = 0;
+        (self.bytes.capacity() <= WRITER_BYTES_KEPT).then_some(self)
     }
 }
 
@@ -295,6 +305,23 @@ mod tests {
         let batch = Batch::from_bytes(BatchWriter::default().finish(id));
         assert_eq!(batch.id(), Some(id));
         assert_eq!(batch.take_commands().unwrap(), vec![]);
+    }
+
+    #[test]
+    fn a_reused_writer_keeps_nothing_of_the_batch_before_but_its_place() {
+        let (first, second) = (vec![put("a"), put("b")], vec![put("c")]);
+        let mut writer = BatchWriter::default();
+        let mut batch_of = |commands: &[Command]| {
+            commands.iter().for_each(|command| writer.push(&codec::encode(command)));
+            let bytes = writer.finish(BatchId::default());
+            writer = std::mem::take(&mut writer).reused().expect("a small one");
+            Batch::from_bytes(bytes)
+        };
+        let batches = [batch_of(&first), batch_of(&second)];
+        assert_eq!(batches[0].take_commands().unwrap(), first);
+        assert_eq!(batches[1].take_commands().unwrap(), second);
+        writer.push(&vec![0; WRITER_BYTES_KEPT]);
+        assert!(writer.reused().is_none());
     }
 
     proptest! {

@@ -91,7 +91,7 @@ impl History {
 
     /// Closes the block being filled.
     pub(crate) fn seal(&mut self) {
-        let Some(block) = std::mem::take(&mut self.building).finish() else { return };
+        let Some(block) = self.building.take() else { return };
         self.sealed_bytes += block.bytes().len() as u64;
         self.note(&block, DeadSet::default());
         self.sealed.push(Arc::new(block));

@@ -106,7 +106,7 @@ impl Flush {
         for source in &self.sources {
             let Some(block) = History::load(engine, source.first)? else { continue };
             if !source.joins_previous {
-                merged.extend(std::mem::take(&mut builder).finish());
+                merged.extend(builder.take());
             }
             for at in 0..block.len() {
                 let change = block.at(at)?;
@@ -114,12 +114,12 @@ impl Flush {
                     continue;
                 }
                 if builder.is_full() || builder.is_beyond(change.rev) {
-                    merged.extend(std::mem::take(&mut builder).finish());
+                    merged.extend(builder.take());
                 }
                 builder.push(change);
             }
         }
-        merged.extend(builder.finish());
+        merged.extend(builder.take());
         Ok(merged)
     }
 }

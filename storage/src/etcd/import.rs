@@ -270,7 +270,7 @@ fn changes<S: Source>(
 }
 
 fn write_block(builder: &mut BlockBuilder, rows: &mut Rows<'_>) -> Result<(), ImportError> {
-    let Some(block) = std::mem::take(builder).finish() else { return Ok(()) };
+    let Some(block) = builder.take() else { return Ok(()) };
     rows.put(rev_key(keys::HISTORY, block.first()), block.bytes().to_vec())
 }
 
@@ -287,7 +287,7 @@ fn drop_lease(engine: &dyn Engine, rev: Rev) -> Result<(), ImportError> {
         builder.push(ChangeRef { lease, ..change });
     }
     let mut batch = WriteBatch::default();
-    if let Some(block) = builder.finish() {
+    if let Some(block) = builder.take() {
         batch.writes.push((rev_key(keys::HISTORY, block.first()), Some(block.bytes().to_vec())));
     }
     Ok(engine.write(batch)?)

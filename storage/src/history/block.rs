@@ -25,6 +25,8 @@ pub(crate) const CHANGES_MAX: usize = 256;
 /// become a file of its own, which costs more CPU than twice as many records do, and which sled
 /// counts as a few bytes in its cache: all such pages would stay in memory.
 pub(crate) const RECORDS_BYTES_FULL: usize = 7 << 10;
+/// Room for records kept from block to block: a full one goes over the limit by its last change.
+const RECORDS_BYTES_KEPT: usize = 2 * RECORDS_BYTES_FULL;
 
 const FORMAT: u8 = 1;
 const CRC_AT: usize = 1;
@@ -110,7 +112,7 @@ impl Builder {
     pub(crate) fn push(&mut self, change: ChangeRef<'_>) -> u64 {
         if self.entries.is_empty() {
             self.entries.reserve_exact(CHANGES_MAX);
-            self.records.reserve(RECORDS_BYTES_FULL);
+            self.records.reserve(RECORDS_BYTES_KEPT);
         }
         let offset = self.records.len();
         // A full block is sealed before the next push, so offsets stay far below 4 GiB.
@@ -162,8 +164,16 @@ impl Builder {
         (at..self.entries.len()).filter_map(|at| self.at(at))
     }
 
-    /// The finished block; `None` when there is nothing in it.
-    pub(crate) fn finish(self) -> Option<Block> {
+    /// The block of what was added, and a new beginning; `None` when there is nothing.
+    pub(crate) fn take(&mut self) -> Option<Block> {
+        let block = self.block();
+        self.entries.clear();
+        self.records.clear();
+        self.records.shrink_to(RECORDS_BYTES_KEPT);
+        block
+    }
+
+    fn block(&self) -> Option<Block> {
         let first = self.first()?;
         let last = self.entries.last()?.0;
         let count = self.entries.len();
@@ -355,7 +365,7 @@ mod tests {
         for change in changes() {
             assert_eq!(builder.get(change.rev), Some(change));
         }
-        builder.finish().unwrap()
+        builder.take().unwrap()
     }
 
     #[test]

@@ -122,6 +122,6 @@ impl Export {
                 builder.push(change);
             }
         }
-        Ok(builder.finish())
+        Ok(builder.take())
     }
 }
